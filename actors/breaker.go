@@ -1,0 +1,225 @@
+package actors
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+
+	"github.com/forseti-go/forseti/actors/policy"
+	"github.com/forseti-go/forseti/messages"
+)
+
+// breaker is the circuit breaker's actor and gate. What makes it cheap: an admitted call costs one atomic load,
+// its success one add on a cache line that its processor has to itself. Only what can change the verdict is sent
+// to the actor, together with a reading of the successes counted so far.
+type breaker struct {
+	layerBase
+	first policy.Breaker
+	host  *Host[policy.BreakerFact, policy.BreakerSnapshot]
+	view  atomic.Pointer[breakerView]
+	// probes counts half-open calls in flight over the breaker's life: permits that started afresh with each epoch
+	// would admit more than the limit when an epoch ends with probes out.
+	probes atomic.Int32
+}
+
+// breakerView is what the gate reads: a decision, and the shards that count the successes of its epoch. The shards
+// are replaced together with the epoch, so that a success is never credited to another.
+type breakerView struct {
+	policy.BreakerSnapshot
+	asleep atomic.Bool // nobody reads the shards: the next success must be told
+	shards *[lanes]paddedUint64
+}
+
+type paddedUint64 struct {
+	atomic.Uint64
+	_ [56]byte
+}
+
+func (v *breakerView) seen() (n uint64) {
+	if v.shards != nil {
+		for i := range v.shards {
+			n += v.shards[i].Load()
+		}
+	}
+	return n
+}
+
+func newBreaker(b layerBase, cfg policy.Breaker) *breaker {
+	return &breaker{layerBase: b, first: cfg}
+}
+
+func (b *breaker) start(parent actor.SpawnerContext) error {
+	b.host = &Host[policy.BreakerFact, policy.BreakerSnapshot]{
+		sys: b.sys,
+		revive: func(last *policy.BreakerSnapshot) Core[policy.BreakerFact, policy.BreakerSnapshot] {
+			return policy.NewBreaker(b.first, last)
+		},
+		publish: b.publish,
+		tick:    func() policy.BreakerFact { return b.fact(policy.Ticked, b.view.Load(), b.sys.now()) },
+		sleep:   b.sleep,
+	}
+	return b.host.start(parent, b.name)
+}
+
+func (b *breaker) configure(cfg policy.Config) error {
+	c, ok := cfg.(policy.Breaker)
+	if !ok {
+		return wrongKind(b.name, cfg)
+	}
+	f := b.fact(policy.Reconfigured, b.view.Load(), b.sys.now())
+	f.Settings = &c
+	b.host.Tell(f)
+	return nil
+}
+
+// publish runs in the actor.
+func (b *breaker) publish(s policy.BreakerSnapshot) {
+	v := &breakerView{BreakerSnapshot: s}
+	if s.State == policy.Closed {
+		v.shards = new([lanes]paddedUint64)
+		v.asleep.Store(true) // until the host finds that ticks are due
+	}
+	old := b.view.Swap(v)
+	if old != nil && old.State != s.State {
+		b.pipe.event(messages.Event{Kind: breakerKinds[s.State], Source: b.name, Data: map[string]any{
+			"from": old.State.String(), "to": s.State.String(), "good": s.Good, "bad": s.Bad, "run": s.Run, "trips": s.Trips,
+		}})
+	}
+}
+
+var breakerKinds = [...]messages.Kind{
+	policy.Closed: messages.BreakerClosed, policy.Open: messages.BreakerOpened, policy.HalfOpen: messages.BreakerHalfOpened,
+}
+
+// sleep runs in the actor when no tick is due any more. The flag is set before the shards are read once more, and
+// a gate adds before it looks at the flag: one of the two sees the other.
+func (b *breaker) sleep(core Core[policy.BreakerFact, policy.BreakerSnapshot]) (stir bool) {
+	v := b.view.Load()
+	if v.State != policy.Closed {
+		return false
+	}
+	v.asleep.Store(true)
+	return v.seen() != core.(*policy.BreakerCore).Credited() && v.asleep.CompareAndSwap(true, false)
+}
+
+func (b *breaker) fact(kind policy.BreakerFactKind, v *breakerView, now int64) policy.BreakerFact {
+	return policy.BreakerFact{Kind: kind, Epoch: v.Epoch, Seen: v.seen(), Now: policy.Instant(now)}
+}
+
+// admit returns the view under which a call is admitted, or nil and how long the refusal lasts; 0: until a probe
+// in flight has ended.
+func (b *breaker) admit(c *call) (v *breakerView, after time.Duration) {
+	for range 3 { // a view that moves on under us three times over is as good as a refusal
+		v = b.view.Load()
+		if v.State == policy.Closed {
+			return v, 0
+		}
+		if v.State == policy.Open {
+			if left := v.Until.Sub(policy.Instant(c.now)); left > 0 {
+				return nil, left
+			}
+			if b.host.Await(c.caller, b.fact(policy.Ticked, v, c.now)) {
+				continue
+			}
+			// A host that judges nothing any more still must not keep the way shut: probe all the same.
+		}
+		if b.takeProbe(v.Probes) {
+			if b.view.Load() == v {
+				return v, 0
+			}
+			b.probes.Add(-1) // it moved on between the look and the permit
+			continue
+		}
+		return nil, 0
+	}
+	return nil, 0
+}
+
+func (b *breaker) takeProbe(limit int32) bool {
+	for {
+		n := b.probes.Load()
+		if n >= limit {
+			return false
+		}
+		if b.probes.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+func (b *breaker) wrap(next step) step {
+	return func(c *call) error {
+		c.ran |= b.bit
+		v, after := b.admit(c)
+		if v == nil {
+			return c.reject(b.name, "open", after, messages.ErrBreakerOpen)
+		}
+		c.hold(b, v)
+		err := next(c)
+		c.unhold()
+		b.report(c, v, err)
+		return err
+	}
+}
+
+// report tells how an admitted call ended. Refusals by what is inside, and a caller's own cancellation, say
+// nothing about the downstream, nor does an input that can never succeed.
+func (b *breaker) report(c *call, v *breakerView, err error) {
+	switch c.verdict {
+	case succeeded, answered:
+		if v.State != policy.Closed {
+			b.probed(c, v, policy.ProbeSucceeded)
+			return
+		}
+		v.shards[c.lane%lanes].Add(1)
+		if v.asleep.Load() {
+			b.rouse(c, v)
+		}
+	case failed, timedOut:
+		if messages.Permanent(err) {
+			b.drop(c, v)
+		} else if v.State != policy.Closed {
+			b.probed(c, v, policy.ProbeFailed)
+		} else if b.view.Load() == v { // an older epoch needs no message
+			b.host.Await(c.caller, b.fact(policy.CallFailed, v, c.now))
+		}
+	default:
+		b.drop(c, v)
+	}
+}
+
+// drop gives an admission back without a verdict.
+func (b *breaker) drop(_ *call, token any) {
+	if v := token.(*breakerView); v.State != policy.Closed {
+		b.probes.Add(-1)
+	}
+}
+
+func (b *breaker) probed(c *call, v *breakerView, kind policy.BreakerFactKind) {
+	if b.view.Load() == v {
+		b.host.Await(c.caller, b.fact(kind, v, c.now))
+	}
+	b.probes.Add(-1)
+}
+
+// rouse tells a sleeping breaker of the first success, so that it is counted at its time.
+//
+//go:noinline
+func (b *breaker) rouse(c *call, v *breakerView) {
+	if v.asleep.CompareAndSwap(true, false) {
+		b.host.Tell(b.fact(policy.Ticked, v, c.now))
+	}
+}
+
+// room is how many calls it would admit now, and if none, for how long not.
+func (b *breaker) room(now int64) (n int, wait time.Duration) {
+	v := b.view.Load()
+	switch {
+	case v.State == policy.Closed:
+		return maxRoom, 0
+	case v.State == policy.Open && v.Until > policy.Instant(now):
+		return 0, v.Until.Sub(policy.Instant(now))
+	}
+	return int(max(v.Probes-b.probes.Load(), 0)), 0
+}

@@ -1,0 +1,91 @@
+package actors
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/forseti-go/forseti/actors/policy"
+	"github.com/forseti-go/forseti/messages"
+)
+
+var (
+	errQueueFull = errors.New("queue is full")
+	errWaited    = errors.New("no permit in time")
+)
+
+// bulkhead limits how many calls run at once. The permits are words beside the actor, not its state: a restart
+// never forgets running work.
+type bulkhead struct {
+	settled[policy.Bulkhead]
+	permits
+	sizing sync.Mutex // of size, between incarnations of the actor
+	size   int64
+	queued atomic.Int64
+}
+
+func newBulkhead(b layerBase, cfg policy.Bulkhead) *bulkhead {
+	l := &bulkhead{settled: settled[policy.Bulkhead]{layerBase: b, first: cfg}}
+	l.resized(cfg)
+	l.changed = l.resized
+	return l
+}
+
+func (b *bulkhead) resized(cfg policy.Bulkhead) {
+	b.sizing.Lock()
+	defer b.sizing.Unlock()
+	if by := int64(cfg.Permits) - b.size; by != 0 {
+		b.size += by
+		b.resize(by)
+	}
+}
+
+func (b *bulkhead) wrap(next step) step {
+	return func(c *call) error {
+		c.ran |= b.bit
+		if !b.try(c.lane) {
+			if err := b.queueUp(c); err != nil {
+				return err
+			}
+		}
+		c.hold(b, nil)
+		err := next(c)
+		c.unhold()
+		b.release(c.lane)
+		return err
+	}
+}
+
+func (b *bulkhead) drop(c *call, _ any) { b.release(c.lane) }
+
+// queueUp waits for a permit, no longer than the call still has.
+func (b *bulkhead) queueUp(c *call) error {
+	cfg := b.settings.Load()
+	limit := cfg.MaxWait
+	if c.bare && c.deadline != 0 { // no context ends for it
+		if left := time.Duration(c.deadline - c.now); limit == 0 || left < limit {
+			limit = max(left, 1)
+		}
+	}
+	b.queued.Add(1)
+	err := b.wait(c.ctx, c.lane, cfg.Queue, limit)
+	b.queued.Add(-1)
+	c.now = b.sys.now()
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, errQueueFull):
+		return c.reject(b.name, "full", 0, messages.ErrBulkheadFull)
+	case errors.Is(err, errWaited):
+		return c.reject(b.name, "waited too long", 0, messages.ErrBulkheadFull)
+	case c.callerGone():
+		c.verdict = canceled
+		return err
+	}
+	// One of our own limits ended the wait: the layer whose limit it was says timeout, and to those between it says
+	// nothing about the downstream, because the function never ran.
+	c.verdict = canceled
+	return context.DeadlineExceeded
+}

@@ -1,0 +1,291 @@
+package actors
+
+import (
+	"context"
+	"errors"
+	"runtime/debug"
+	"time"
+
+	"github.com/forseti-go/forseti/messages"
+)
+
+// step is what a layer does with a call: something before, the rest inside, something after.
+type step func(*call) error
+
+// verdict says what a call's current error is, while it travels outwards. It is kept beside the error because a
+// function may return an error that looks like one of ours, from a pipeline of its own.
+type verdict uint8
+
+const (
+	succeeded verdict = iota
+	answered          // a fallback answered
+	failed
+	rejected
+	timedOut
+	canceled
+)
+
+var outcomes = [...]messages.Outcome{
+	succeeded: messages.Success, answered: messages.Fallback, failed: messages.Failure,
+	rejected: messages.Rejected, timedOut: messages.Timeout, canceled: messages.Canceled,
+}
+
+// maxLogged is how many attempts of a call are told to hooks and dead letters one by one; further ones are counted.
+const maxLogged = 8
+
+// attemptLog is what is remembered of one attempt.
+type attemptLog struct {
+	begin, end int64
+	delay      int64 // the wait before the next one
+	retried    bool  // there is a next one
+	neutral    bool  // the caller gave up: neither success nor failure
+	err        error
+}
+
+// hold is something a call holds and gives back on every exit.
+type hold struct {
+	by    holder
+	token any // a pointer, or nil: never boxed
+}
+
+type holder interface{ drop(c *call, token any) }
+
+// call is the record of one protected call: pooled, walked through the layers by one goroutine, and reused unless
+// a timer fired on it or its goroutine left by Goexit. What must outlive the call is copied out of it.
+type call struct {
+	p        *Pipeline
+	inv      invoker
+	ctx      context.Context // as the layers pass it on
+	caller   context.Context // as the caller gave it
+	own      *deadlineContext
+	meta     messages.Context
+	taskType string // of a task
+
+	lane     uint32
+	verdict  verdict
+	withMeta bool // the caller gave a context of ours
+	bare     bool // the function takes no context, and none is made
+	task     bool // the end is somebody else's: the task route keeps dead letters itself
+	returned bool // the function returned: it neither panicked nor left
+	ended    bool // exec returned
+	dead     bool // never pooled again
+
+	start, now    int64 // the clock is read when a call begins and when its function returned
+	deadline      int64 // the nearest of our limits; 0: none
+	ran           uint64
+	attempts      int32
+	failedAt      int64 // the first failure
+	primary       error // what a fallback answered
+	preset        error // the call is over before it began: outer says who may still answer it
+	outer         step
+	presetVerdict verdict
+	letter        string
+	log           [maxLogged]attemptLog
+	held          [maxLayers]hold
+	holds         int
+	timers        []timerSlot
+	async         async
+}
+
+// timerSlot is one of a record's timers and what it ends.
+type timerSlot struct {
+	timer
+	ctx  *deadlineContext
+	word uint64
+}
+
+// invoker is the typed half of a record.
+type invoker interface {
+	invoke(*call) error
+	setValue(any) error
+	value() any
+	recycle()
+	settle(error)
+}
+
+// exec runs a call through guards and layers and tells everybody who wants to know. It returns what the layers
+// made of the function's error; c.verdict says what that is.
+func (c *call) exec() (err error) {
+	c.ended = false
+	defer c.leave(&err)
+	err = c.run()
+	if c.verdict == canceled {
+		err = c.cause()
+	}
+	if c.mine() {
+		c.finish(err)
+	}
+	c.ended = true
+	return err
+}
+
+// mine reports whether the end of the call is still this goroutine's to tell: an asynchronous call whose limit
+// was met has been answered by another.
+func (c *call) mine() bool {
+	if !c.async.on || c.async.state.CompareAndSwap(asyncRunning, asyncFinished) {
+		return true
+	}
+	c.dead = true
+	return false
+}
+
+// cause is what the caller sees of its own cancellation.
+func (c *call) cause() error {
+	if c.caller.Err() != nil {
+		return context.Cause(c.caller)
+	}
+	return context.Canceled
+}
+
+func (c *call) run() error {
+	p := c.p
+	if c.start == 0 {
+		c.start = p.sys.now()
+	}
+	c.now = c.start
+	if c.preset != nil {
+		return c.outer(c)
+	}
+	if p.closed.Load() {
+		return c.reject(p.name, "stopped", 0, messages.ErrStopped)
+	}
+	if err := c.caller.Err(); err != nil {
+		c.verdict = canceled
+		return err
+	}
+	for _, g := range p.guards {
+		if err := g.admit(c); err != nil {
+			return err
+		}
+	}
+	c.ran = 1 << maxLayers // the guards let it in
+	return p.layers(c)
+}
+
+// attempt is the innermost step: the function itself.
+func (p *Pipeline) attempt(c *call) error {
+	begin := c.now // taken before the switch is read: what starts after it was obeyed reads it as on
+	if p.kill != nil {
+		if err := p.kill.admit(c); err != nil {
+			return err
+		}
+	}
+	n := c.attempts
+	c.attempts++
+	if c.async.on {
+		c.async.attempts.Store(c.attempts)
+	}
+	err := c.inv.invoke(c)
+	c.now = p.sys.now()
+	if err == nil {
+		c.verdict, c.primary = succeeded, nil
+	} else if c.callerGone() && isContextError(c.caller, err) {
+		c.verdict = canceled
+	} else {
+		c.verdict = failed
+		if c.failedAt == 0 {
+			c.failedAt = c.now
+		}
+	}
+	if n < maxLogged {
+		c.log[n] = attemptLog{begin: begin, end: c.now, err: err, neutral: c.verdict == canceled}
+	}
+	return err
+}
+
+// callerGone reports whether the caller, and not one of our limits, ended the call.
+func (c *call) callerGone() bool {
+	return c.caller.Err() != nil || c.own != nil && c.own.end.Load() == endCanceled
+}
+
+func isContextError(caller context.Context, err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Cause(caller))
+}
+
+// reject makes the error of a refusal.
+func (c *call) reject(by, reason string, after time.Duration, kind error) error {
+	c.verdict = rejected
+	return &messages.RejectedError{By: by, Reason: reason, RetryAfter: after, Cause: kind}
+}
+
+func (c *call) hold(by holder, token any) {
+	c.held[c.holds] = hold{by, token}
+	c.holds++
+}
+
+// unhold forgets the newest thing held: its layer gives it back itself.
+func (c *call) unhold() {
+	c.holds--
+	c.held[c.holds] = hold{}
+}
+
+// leave runs when exec ends in any other way than by returning: a panic outside the function, in a predicate say,
+// or runtime.Goexit anywhere. Everything held is given back, innermost first.
+func (c *call) leave(err *error) {
+	if c.ended {
+		return
+	}
+	r := recover()
+	c.dead = true
+	for c.holds > 0 {
+		h := c.held[c.holds-1]
+		c.unhold()
+		h.by.drop(c, h.token)
+	}
+	c.verdict = failed
+	if r == nil {
+		*err = messages.ErrGoexit // nobody is left to see it but the hooks, the sinks and who awaits
+	} else {
+		*err = &messages.PanicError{Value: r, Stack: debug.Stack()}
+	}
+	c.now = c.p.sys.now()
+	if c.mine() {
+		c.finish(*err)
+	}
+	if r == nil && c.async.on {
+		c.inv.settle(*err) // nobody comes back to do it
+	}
+}
+
+// finish tells the hooks and the sinks how it ended.
+func (c *call) finish(err error) {
+	p := c.p
+	if c.verdict == answered {
+		p.served(c)
+	}
+	if len(p.sinks) > 0 && !c.task && (c.verdict == failed || c.verdict == timedOut) {
+		c.capture(err)
+	}
+	for _, h := range p.hooks {
+		h.push(c, err)
+	}
+}
+
+// reset makes a record ready for the next call.
+func (c *call) reset() {
+	for i := range min(int(c.attempts), maxLogged) {
+		c.log[i] = attemptLog{}
+	}
+	c.ctx, c.caller, c.own = nil, nil, nil
+	c.meta = messages.Context{}
+	c.taskType, c.letter = "", ""
+	c.verdict, c.bare, c.task, c.withMeta = succeeded, false, false, false
+	c.start, c.deadline, c.ran, c.attempts, c.failedAt = 0, 0, 0, 0, 0
+	c.primary, c.preset, c.outer = nil, nil, nil
+	c.async.on = false
+	c.inv.recycle()
+}
+
+// end makes the call one that is over before it began. outer is the chain of those who may still answer it.
+func (c *call) end(v verdict, err error, outer step) {
+	c.preset, c.presetVerdict, c.outer = err, v, outer
+}
+
+// over is the innermost step of a call that is over before it began.
+func over(c *call) error {
+	c.verdict = c.presetVerdict
+	if c.verdict == failed {
+		c.failedAt = c.now
+	}
+	return c.preset
+}

@@ -1,0 +1,91 @@
+package actors
+
+import (
+	"context"
+	"sync"
+
+	"github.com/asynkron/protoactor-go/actor"
+)
+
+// throughput is how many messages a mailbox handles before it yields its processor.
+const throughput = 300
+
+// inline is the dispatcher of hosts: the sender's goroutine runs the mailbox when nobody else does. It is valid
+// because hosts run no user code and never block, and it means that a host cannot be starved by busy callers.
+type inline struct{}
+
+var _ actor.Dispatcher = inline{}
+
+func (inline) Schedule(run func()) { run() }
+func (inline) Throughput() int     { return throughput }
+
+// keepIdle is how many workers stay parked when there is nothing to do.
+const keepIdle = 64
+
+// workers runs user code. A worker is started when none is idle, and parked when its work is done: a goroutine
+// that lives on keeps its grown stack, which a fresh one would pay 3 us for. The number of workers is bounded by
+// those who submit: intakes by their credit, hooks and sinks by being one each.
+type workers struct {
+	mu     sync.Mutex
+	idle   []chan func() // last in, first out: the warmest stack is reused
+	closed bool
+	all    sync.WaitGroup
+}
+
+var _ actor.Dispatcher = (*workers)(nil)
+
+func (w *workers) Schedule(run func()) { w.run(run) }
+func (w *workers) Throughput() int     { return throughput }
+
+func (w *workers) run(job func()) {
+	w.mu.Lock()
+	if n := len(w.idle); n > 0 {
+		next := w.idle[n-1]
+		w.idle = w.idle[:n-1]
+		w.mu.Unlock()
+		next <- job
+		return
+	}
+	w.all.Add(1)
+	w.mu.Unlock()
+	go w.work(job)
+}
+
+func (w *workers) work(job func()) {
+	// A job that ends its goroutine (runtime.Goexit) ends this worker; the next job gets another.
+	defer w.all.Done()
+	next := make(chan func(), 1)
+	for job != nil {
+		job()
+		w.mu.Lock()
+		if w.closed || len(w.idle) >= keepIdle {
+			w.mu.Unlock()
+			return
+		}
+		w.idle = append(w.idle, next)
+		w.mu.Unlock()
+		job = <-next
+	}
+}
+
+// close lets idle workers go and waits for busy ones until ctx ends. Work that is submitted later still runs.
+func (w *workers) close(ctx context.Context) error {
+	w.mu.Lock()
+	w.closed = true
+	for _, next := range w.idle {
+		next <- nil
+	}
+	w.idle = nil
+	w.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		w.all.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

@@ -1,0 +1,250 @@
+package actors
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/forseti-go/forseti/messages"
+)
+
+// record is a call together with the function it protects and the function's value. It is its own invoker, so
+// that a call needs neither a closure nor a box for the value.
+type record[T any] struct {
+	call
+	fn     func(context.Context) (T, error)
+	bareFn func() (T, error)
+	out    T
+	pool   *recordPool[T]
+	job    func()                  // runs the record on a worker; made once
+	then   func(*record[T], error) // of an asynchronous call that nobody awaits
+}
+
+func (r *record[T]) invoke(c *call) (err error) {
+	c.returned = false
+	defer r.caught(&err)
+	if c.bare {
+		r.out, err = r.bareFn()
+	} else {
+		r.out, err = r.fn(c.ctx)
+	}
+	c.returned = true
+	return err
+}
+
+// caught turns a panic of the function into its error, so that every layer sees it as one. Goexit goes on.
+func (r *record[T]) caught(err *error) {
+	if r.returned {
+		return
+	}
+	if v := recover(); v != nil {
+		r.returned = true
+		*err = &messages.PanicError{Value: v, Stack: debug.Stack()}
+	}
+}
+
+func (r *record[T]) value() any { return r.out }
+
+func (r *record[T]) setValue(v any) error {
+	if t, ok := v.(T); ok {
+		r.out = t
+		return nil
+	}
+	var zero T
+	if v == nil && nillable(reflect.TypeFor[T]()) {
+		r.out = zero
+		return nil
+	}
+	return &messages.TypeError{By: "fallback", Want: reflect.TypeFor[T]().String(), Got: fmt.Sprintf("%T", v)}
+}
+
+func nillable(t reflect.Type) bool {
+	switch t.Kind() {
+	case reflect.Interface, reflect.Pointer, reflect.Map, reflect.Slice, reflect.Func, reflect.Chan:
+		return true
+	}
+	return false
+}
+
+func (r *record[T]) recycle() {
+	var zero T
+	r.fn, r.bareFn, r.then, r.out = nil, nil, nil, zero
+}
+
+// recordPool pools the records of one result type in one pipeline: records of mixed types would thrash one pool.
+type recordPool[T any] struct {
+	sync.Pool
+	mismatch error // a fallback that makes another type
+}
+
+// poolOf finds the pool of T among the few result types a pipeline is used with.
+func poolOf[T any](p *Pipeline) *recordPool[T] {
+	if list := p.pools.Load(); list != nil {
+		for _, x := range *list {
+			if pool, ok := x.(*recordPool[T]); ok {
+				return pool
+			}
+		}
+	}
+	return bind[T](p)
+}
+
+// bind makes the pool of T, once: the pipeline meets the type, and what it makes itself is checked against it.
+func bind[T any](p *Pipeline) *recordPool[T] {
+	pool := &recordPool[T]{mismatch: p.mismatch(reflect.TypeFor[T]())}
+	pool.New = func() any {
+		r := &record[T]{}
+		r.p, r.inv, r.lane = p, r, p.lane.Add(1)
+		r.timers = make([]timerSlot, p.limits)
+		for i := range r.timers {
+			r.timers[i].fire = func() { r.expire(i) }
+		}
+		r.async.reply = make(chan struct{}, 1)
+		r.job = func() { r.work() }
+		r.async.takeOver = func() { r.takeOver(pool) }
+		r.pool = pool
+		return r
+	}
+	for {
+		old := p.pools.Load()
+		var list []any
+		if old != nil {
+			for _, x := range *old {
+				if found, ok := x.(*recordPool[T]); ok {
+					return found
+				}
+			}
+			list = append(list, *old...)
+		}
+		list = append(list, pool)
+		if p.pools.CompareAndSwap(old, &list) {
+			return pool
+		}
+	}
+}
+
+func (pool *recordPool[T]) take(ctx context.Context, meta *messages.Context) *record[T] {
+	r := pool.Get().(*record[T])
+	r.ctx, r.caller = ctx, ctx
+	if meta != nil {
+		r.meta, r.withMeta = *meta, true
+	}
+	return r
+}
+
+func (pool *recordPool[T]) give(r *record[T]) {
+	if !r.dead {
+		r.reset()
+		pool.Put(r)
+	}
+}
+
+// Result is how a call ended, as a value. It never is an error and asking for one never panics.
+type Result[T any] struct {
+	Value   T
+	Outcome messages.Outcome
+	// Err is the error, if any; with the outcome fallback, the primary one that the fallback answered.
+	Err error
+	// Attempts is how often the function really ran.
+	Attempts     int
+	Duration     time.Duration
+	DeadLetterID string
+	FirstFailure time.Time
+	// Errors holds the errors of the first eight attempts, of a task that failed.
+	Errors []error
+
+	p   *Pipeline
+	ran uint64
+}
+
+// Policies lists the layers that really ran, outermost first.
+func (r *Result[T]) Policies() []string {
+	if r.p == nil {
+		return nil
+	}
+	return r.p.names(r.ran)
+}
+
+// Success reports whether there is a value: from the function or from a fallback.
+func (r *Result[T]) Success() bool { return r.Outcome.Good() }
+
+// Rejected reports whether a guard or a policy refused.
+func (r *Result[T]) Rejected() bool { return r.Outcome == messages.Rejected }
+
+// Executed reports whether a pipeline answered at all; Attempts says whether the function ran.
+func (r *Result[T]) Executed() bool { return r.Outcome != "" }
+
+func (r *record[T]) result(err error) Result[T] {
+	res := Result[T]{
+		Outcome: outcomes[r.verdict], Err: err, Attempts: int(r.attempts), Duration: time.Duration(r.now - r.start),
+		DeadLetterID: r.letter, p: r.p, ran: r.ran,
+	}
+	switch r.verdict {
+	case succeeded:
+		res.Value = r.out
+	case answered:
+		res.Value, res.Err = r.out, r.primary
+	}
+	if r.failedAt != 0 && r.verdict != succeeded {
+		res.FirstFailure = r.p.sys.instant(r.failedAt)
+	}
+	if r.task && r.verdict != succeeded {
+		for _, a := range r.log[:min(int(r.attempts), maxLogged)] {
+			if a.err != nil {
+				res.Errors = append(res.Errors, a.err)
+			}
+		}
+	}
+	return res
+}
+
+// Do runs fn under the pipeline's protection, on the caller's goroutine. It returns the function's value, or the
+// fallback's; otherwise the zero value and an error: the function's own, unwrapped, or one of package messages. meta
+// may be nil; it is copied. A context that is already done never runs fn.
+func Do[T any](ctx context.Context, p *Pipeline, meta *messages.Context, fn func(context.Context) (T, error)) (T, error) {
+	pool := poolOf[T](p)
+	r := pool.take(ctx, meta)
+	r.fn = fn
+	return r.face(fn == nil)
+}
+
+// Do0 is Do for a function that takes no context: none is made, and its timeout is only noticed once it returns.
+func Do0[T any](ctx context.Context, p *Pipeline, meta *messages.Context, fn func() (T, error)) (T, error) {
+	pool := poolOf[T](p)
+	r := pool.take(ctx, meta)
+	r.bareFn, r.bare = fn, true
+	return r.face(fn == nil)
+}
+
+func (r *record[T]) face(missing bool) (v T, err error) {
+	r.check(missing)
+	err = r.exec()
+	if err == nil {
+		v = r.out
+	}
+	r.pool.give(r)
+	return v, err
+}
+
+// check presets the failure of a call that cannot run at all. Hooks and sinks are told, as of any failure.
+func (r *record[T]) check(missing bool) {
+	if missing {
+		r.end(failed, messages.ErrNilFunc, r.p.unanswered)
+	} else if r.pool.mismatch != nil {
+		r.end(failed, r.pool.mismatch, r.p.unanswered)
+	}
+}
+
+// Try is Do with the whole story as its result.
+func Try[T any](ctx context.Context, p *Pipeline, meta *messages.Context, fn func(context.Context) (T, error)) Result[T] {
+	pool := poolOf[T](p)
+	r := pool.take(ctx, meta)
+	r.fn = fn
+	r.check(fn == nil)
+	res := r.result(r.exec())
+	pool.give(r)
+	return res
+}

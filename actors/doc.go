@@ -1,0 +1,31 @@
+// Package actors is who holds what: every policy, guard, hook and sink of a pipeline is an actor that owns its
+// state, and this package is the only one that imports Proto.Actor.
+//
+// Facts flow in as messages; decisions flow out as published snapshots. A call never asks an actor for
+// permission: it reads the actor's last snapshot, which is one atomic load, and tells the actor what happened.
+//
+//	            reads snapshots                         tells facts
+//	call ──► guards ──► layers, outer to inner ──► fn ──► back out ──► hooks, sinks
+//	            ▲            ▲                               │
+//	            │ publish    │ publish                       ▼ mailbox
+//	         kill switch   breaker host ◄── core.Apply(fact) ──┘
+//
+// The parts:
+//
+//   - [System] is one Proto.Actor system with what all pipelines share: the clock, the timer wheel, the elastic
+//     workers, the kill switch, the event bus, and our supervisor.
+//   - [Host] runs one core of package policy as an actor: single writer, no user code, never blocks. Hosts run on
+//     the sender's goroutine, so an awaited verdict costs no hand-over.
+//   - [Pipeline] composes layers once, and walks them with a pooled record, on the caller's goroutine ([Do]) or on
+//     a worker ([Go], and [messages.Execute] sent to its PID). It always answers.
+//   - Hooks and sinks are actors that run user code, so they run on workers, behind bounded queues.
+//
+// What holds for users of this package:
+//
+//  1. User code runs on the caller's goroutine or on a worker, never in a host.
+//  2. What is refused is refused at once with a *messages.RejectedError; what is dropped is counted.
+//  3. A panic of user code becomes a *messages.PanicError; a permit comes back on every exit, Goexit included.
+//  4. A host that panics restarts from its last snapshot under our supervisor, with backoff; one that panics too
+//     often is quarantined: its last decision stays, an open breaker goes on to probe, an event says so.
+//  5. Close stops everything, leaf first, and waits.
+package actors

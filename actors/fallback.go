@@ -1,0 +1,46 @@
+package actors
+
+import (
+	"context"
+	"runtime/debug"
+
+	"github.com/forseti-go/forseti/actors/policy"
+	"github.com/forseti-go/forseti/messages"
+)
+
+// fallback answers when what is inside it could not. Its actor holds the settings.
+type fallback struct{ settled[policy.Fallback] }
+
+func (f *fallback) wrap(next step) step {
+	return func(c *call) error {
+		c.ran |= f.bit
+		err := next(c)
+		if err == nil || c.verdict == canceled {
+			return err
+		}
+		cfg := f.settings.Load()
+		if cfg.If != nil && !cfg.If(err) {
+			return err
+		}
+		v, ferr := answer(cfg, c.ctx, err)
+		if ferr == nil {
+			ferr = c.inv.setValue(v)
+		}
+		if ferr != nil {
+			c.verdict = failed
+			return ferr
+		}
+		c.verdict, c.primary = answered, err
+		return nil
+	}
+}
+
+// answer runs the user's function: its panic is its error.
+func answer(cfg *policy.Fallback, ctx context.Context, err error) (v any, ferr error) {
+	defer func() {
+		if r := recover(); r != nil {
+			ferr = &messages.PanicError{Value: r, Stack: debug.Stack()}
+		}
+	}()
+	return cfg.Func(ctx, err)
+}

@@ -1,0 +1,228 @@
+package actors
+
+import (
+	"fmt"
+	goruntime "runtime"
+	"sync/atomic"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+
+	"github.com/forseti-go/forseti/messages"
+)
+
+// Hook watches calls. Its functions run in an actor of its own, in the order things happened within each call; nil
+// functions are left out. Nothing they do delays or fails a call: they are fed through a bounded queue, and what
+// does not fit is dropped and counted. A function that panics costs its actor a restart and that one record.
+type Hook struct {
+	Name string // a token; default "hook"
+	// Queue is how many calls may wait to be told; rounded up to a power of two. Default 512.
+	Queue int
+
+	OnExecute func(Moment) // an attempt begins, or the call when a policy refused it before its first
+	OnSuccess func(Moment) // the call ended with a value: the function's, or a fallback's
+	OnFailure func(Moment) // an attempt failed, or a limit was met
+	OnRetry   func(Moment) // a retry follows, after Delay
+	OnReject  func(Moment) // a guard or a policy refused
+}
+
+// Moment is what a hook is told of.
+type Moment struct {
+	Pipeline string
+	Attempt  int // 1 for the first; 0 when none began
+	At       time.Time
+	// Duration is that of the attempt for a failure, of the whole call for a success or a refusal.
+	Duration time.Duration
+	Outcome  messages.Outcome // of a success: success or fallback
+	Err      error            // of a failure or a refusal
+	By       string           // of a refusal: who
+	Reason   string           // of a refusal: why
+	Delay    time.Duration    // of a retry
+	TaskType string           // of a task
+	Context  messages.Context // not to be changed
+}
+
+// callRecord is one call as hooks get it: by value, so that nothing is allocated and nothing is shared.
+type callRecord struct {
+	start, now int64
+	err        error
+	verdict    verdict
+	entered    bool // the guards let it in
+	attempts   int32
+	taskType   string
+	meta       messages.Context
+	log        [maxLogged]attemptLog
+}
+
+// cell is one place of the ring (D. Vyukov, bounded MPMC queue): its sequence says whose turn it is.
+type cell struct {
+	seq atomic.Uint64
+	callRecord
+}
+
+// hookActor feeds a hook.
+type hookActor struct {
+	Hook
+	drainer
+	pipe    *Pipeline
+	cells   []cell
+	mask    uint64
+	tail    atomic.Uint64
+	_       [56]byte
+	head    uint64 // of the one who drains
+	dropped atomic.Uint64
+}
+
+func newHookActor(p *Pipeline, h Hook, i int) *hookActor {
+	if h.Name == "" {
+		h.Name = "hook"
+	}
+	size := uint64(2)
+	for want := uint64(min(max(h.Queue, 0), 1<<16)); size < want || h.Queue <= 0 && size < 512; {
+		size *= 2
+	}
+	a := &hookActor{Hook: h, pipe: p, cells: make([]cell, size), mask: size - 1}
+	for i := range a.cells {
+		a.cells[i].seq.Store(uint64(i))
+	}
+	a.drainer = drainer{sys: p.sys, name: fmt.Sprintf("hook-%d-%s", i, h.Name), drain: a.tell}
+	return a
+}
+
+// push puts the call's record in the ring, or counts that it could not.
+func (a *hookActor) push(c *call, err error) {
+	for {
+		at := a.tail.Load()
+		x := &a.cells[at&a.mask]
+		switch seq := x.seq.Load(); {
+		case seq < at: // full
+			a.dropped.Add(1)
+			return
+		case seq == at && a.tail.CompareAndSwap(at, at+1):
+			x.start, x.now, x.err, x.verdict = c.start, c.now, err, c.verdict
+			x.entered, x.attempts, x.taskType, x.meta = c.ran != 0, c.attempts, c.taskType, c.meta
+			copy(x.log[:], c.log[:min(int(c.attempts), maxLogged)])
+			x.seq.Store(at + 1)
+			a.kick()
+			if at&(a.mask>>1) == 0 && goruntime.GOMAXPROCS(0) > 1 {
+				goruntime.Gosched() // callers that never rest would starve the worker that drains
+			}
+			return
+		}
+	}
+}
+
+// tell runs on a worker. A record leaves the ring before the hook sees it: one that makes the hook panic is not
+// seen twice.
+func (a *hookActor) tell() {
+	for {
+		x := &a.cells[a.head&a.mask]
+		if x.seq.Load() != a.head+1 {
+			return
+		}
+		rec := x.callRecord
+		x.callRecord = callRecord{}
+		x.seq.Store(a.head + uint64(len(a.cells)))
+		a.head++
+		a.replay(&rec)
+	}
+}
+
+// replay tells a call's moments in the order they happened.
+func (a *hookActor) replay(r *callRecord) {
+	sys := a.pipe.sys
+	m := Moment{Pipeline: a.pipe.name, TaskType: r.taskType, Context: r.meta}
+	if !r.entered {
+		if r.verdict == rejected {
+			a.refused(m, r)
+		}
+		return
+	}
+	if r.attempts == 0 || r.log[0].begin == 0 { // refused before its first attempt, or answered by another
+		notify(a.OnExecute, at(m, sys.instant(r.start), 1))
+	}
+	told := false // the last failure
+	for i, l := range r.log[:min(int(r.attempts), maxLogged)] {
+		if l.begin == 0 {
+			break
+		}
+		notify(a.OnExecute, at(m, sys.instant(l.begin), i+1))
+		if told = l.err != nil && !l.neutral; told {
+			f := at(m, sys.instant(l.end), i+1)
+			f.Err, f.Duration = l.err, time.Duration(l.end-l.begin)
+			notify(a.OnFailure, f)
+		}
+		if l.retried {
+			next := at(m, sys.instant(l.end), i+1)
+			next.Err, next.Delay = l.err, time.Duration(l.delay)
+			notify(a.OnRetry, next)
+		}
+	}
+	last := at(m, sys.instant(r.now), int(r.attempts))
+	last.Duration, last.Outcome = time.Duration(r.now-r.start), outcomes[r.verdict]
+	switch r.verdict {
+	case succeeded, answered:
+		notify(a.OnSuccess, last)
+	case rejected:
+		a.refused(m, r)
+	case failed, timedOut:
+		if !told {
+			last.Err = r.err
+			notify(a.OnFailure, last)
+		}
+	}
+}
+
+func (a *hookActor) refused(m Moment, r *callRecord) {
+	m = at(m, a.pipe.sys.instant(r.now), int(r.attempts))
+	m.Err, m.Outcome, m.Duration = r.err, messages.Rejected, time.Duration(r.now-r.start)
+	if e, ok := r.err.(*messages.RejectedError); ok { //nolint:errorlint // ours, and never wrapped
+		m.By, m.Reason = e.By, e.Reason
+	}
+	notify(a.OnReject, m)
+}
+
+func at(m Moment, t time.Time, attempt int) Moment {
+	m.At, m.Attempt = t, attempt
+	return m
+}
+
+func notify(f func(Moment), m Moment) {
+	if f != nil {
+		f(m)
+	}
+}
+
+// drainer is an actor that empties a queue on a worker whenever it is kicked. It runs user code: a panic restarts
+// it under the supervisor, and it goes on with what is left.
+type drainer struct {
+	sys   *System
+	name  string
+	drain func()
+	pid   *actor.PID
+	armed atomic.Bool // a kick is on its way
+}
+
+type kick struct{}
+
+func (d *drainer) start(parent actor.SpawnerContext) (err error) {
+	d.armed.Store(true) // until it is there
+	props := actor.PropsFromFunc(d.receive, actor.WithDispatcher(d.sys.workers))
+	d.pid, err = parent.SpawnNamed(props, d.name)
+	d.armed.Store(false)
+	return err
+}
+
+func (d *drainer) kick() {
+	if !d.armed.Load() && d.armed.CompareAndSwap(false, true) {
+		d.sys.root.Send(d.pid, kick{})
+	}
+}
+
+func (d *drainer) receive(c actor.Context) {
+	switch c.Message().(type) {
+	case *actor.Started, kick:
+		d.armed.Store(false)
+		d.drain()
+	}
+}

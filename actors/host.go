@@ -1,0 +1,198 @@
+package actors
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+
+	"github.com/forseti-go/forseti/actors/policy"
+)
+
+// Core is what a Host runs: a decision machine of package policy. F is the fact it is told, S the snapshot it
+// publishes.
+type Core[F, S any] interface {
+	Apply(F) (changed bool)
+	Next() policy.Instant
+	Snapshot() S
+}
+
+// verdictWait bounds how long a caller waits to see what its fact led to. It never changes the call's result.
+const verdictWait = 5 * time.Millisecond
+
+// The life of a host. Only a host that is up is told anything: what is told to another would only pile up.
+const (
+	hostUp uint32 = iota
+	hostFailed
+	hostGone // quarantined or stopped
+)
+
+// Host is the actor around a core: the single writer of its state. It feeds the core facts, keeps one timer for
+// the core's next tick, and publishes the snapshot when the decision changed. It runs on the inline dispatcher.
+type Host[F, S any] struct {
+	sys     *System
+	revive  func(last *S) Core[F, S] // makes the core, from the last snapshot after a restart
+	publish func(S)                  // stores the snapshot where gates read it
+	tick    func() F                 // the fact that time passed; nil for a core that is never ticked
+	// sleep is asked when the core wants no more ticks; it reports whether evidence arrived in that moment, so
+	// that a tick is due after all. nil means no.
+	sleep func(Core[F, S]) (stir bool)
+
+	pid    *actor.PID
+	last   *S // written by the actor, read by its next incarnation
+	status atomic.Uint32
+	pool   sync.Pool // of *told[F]
+}
+
+type told[F any] struct {
+	fact  F
+	tick  bool
+	reply chan struct{} // of an awaited fact; nil otherwise
+}
+
+// start publishes the first snapshot, so that gates can read it, and then spawns the actor under its parent.
+func (h *Host[F, S]) start(parent actor.SpawnerContext, name string) error {
+	h.pool.New = func() any { return &told[F]{reply: make(chan struct{}, 1)} }
+	core := h.revive(nil)
+	h.store(core.Snapshot())
+	props := actor.PropsFromProducer(func() actor.Actor {
+		c := core
+		if core = nil; c == nil { // a restart: the old core is suspect, its last decision is not
+			c = h.revive(h.last)
+		}
+		return &hosting[F, S]{Host: h, core: c}
+	}, actor.WithDispatcher(inline{}))
+	_, err := parent.SpawnNamed(props, name)
+	return err
+}
+
+func (h *Host[F, S]) store(s S) {
+	h.last = &s
+	h.publish(s)
+}
+
+// Tell sends a fact and does not wait.
+func (h *Host[F, S]) Tell(fact F) {
+	if h.status.Load() == hostUp {
+		h.sys.root.Send(h.pid, &told[F]{fact: fact})
+	}
+}
+
+// Await sends a fact and waits until its verdict is published, for 5 ms at most, or until ctx ends. It reports
+// whether the verdict came.
+func (h *Host[F, S]) Await(ctx context.Context, fact F) bool {
+	if h.status.Load() != hostUp {
+		return false
+	}
+	m := h.pool.Get().(*told[F])
+	m.fact = fact
+	h.sys.root.Send(h.pid, m)
+	select {
+	case <-m.reply: // the usual case: this goroutine ran the mailbox
+		h.pool.Put(m)
+		return true
+	default:
+	}
+	limit := time.NewTimer(verdictWait)
+	defer limit.Stop()
+	select {
+	case <-m.reply:
+		h.pool.Put(m)
+		return true
+	case <-limit.C:
+	case <-ctx.Done():
+	}
+	return false // m is never used again: its answer may still come
+}
+
+// hosting is one incarnation of a host.
+type hosting[F, S any] struct {
+	*Host[F, S]
+	core  Core[F, S]
+	timer *time.Timer
+	due   policy.Instant
+}
+
+// Receive is the actor.
+func (h *hosting[F, S]) Receive(c actor.Context) {
+	switch m := c.Message().(type) {
+	case *actor.Started:
+		h.begin(c.Self())
+	case *told[F]:
+		h.hear(m)
+	case *actor.Restarting:
+		h.rest()
+	case *actor.Stopping:
+		h.status.Store(hostGone)
+		h.rest()
+	}
+}
+
+func (h *hosting[F, S]) begin(self *actor.PID) {
+	if h.status.Load() == hostFailed {
+		h.store(h.core.Snapshot()) // a new epoch: what was admitted before is void
+	} else {
+		h.pid = self // once, before anybody else knows the host
+	}
+	h.status.Store(hostUp)
+	h.rearm()
+}
+
+func (h *hosting[F, S]) hear(m *told[F]) {
+	defer func() {
+		if r := recover(); r != nil {
+			h.status.Store(hostFailed)
+			m.answer()
+			panic(r) // to the supervisor
+		}
+	}()
+	if m.tick {
+		h.due = 0
+	}
+	if h.core.Apply(m.fact) {
+		h.store(h.core.Snapshot())
+	}
+	h.rearm()
+	m.answer()
+}
+
+func (m *told[F]) answer() {
+	if m.reply != nil {
+		m.reply <- struct{}{}
+	}
+}
+
+// rearm keeps the one timer at the core's next instant.
+func (h *hosting[F, S]) rearm() {
+	if h.tick == nil {
+		return
+	}
+	next := h.core.Next()
+	if next == 0 && h.due == 0 && h.sleep != nil && h.sleep(h.core) {
+		next = policy.Instant(h.sys.now() + 1)
+	}
+	if next == 0 || next == h.due {
+		return
+	}
+	h.due = next
+	wait := max(next.Sub(policy.Instant(h.sys.now())), 0)
+	if h.timer == nil {
+		h.timer = time.AfterFunc(wait, h.tickNow)
+	} else {
+		h.timer.Reset(wait)
+	}
+}
+
+func (h *hosting[F, S]) tickNow() {
+	if h.status.Load() == hostUp {
+		h.sys.root.Send(h.pid, &told[F]{fact: h.tick(), tick: true})
+	}
+}
+
+func (h *hosting[F, S]) rest() {
+	if h.timer != nil {
+		h.timer.Stop()
+	}
+}

@@ -1,0 +1,167 @@
+package actors
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// lanes is over how many cache lines contended words are spread. A pooled record keeps its lane, and the pool is
+// per processor, so that two processors seldom meet on one.
+const lanes = 8
+
+// permits is a counted permission with a bounded first-in-first-out queue of waiters. The free permits lie in
+// lanes: one contended word would cost twice as much as it does alone. Strictness does not suffer: permits are
+// conserved, and a call is refused only after all lanes were found empty.
+//
+// The order that keeps waiters from starving: acquire looks for waiters before it takes; a waiter announces
+// itself, then scans once more; release adds, then looks for waiters.
+type permits struct {
+	free    [lanes]paddedInt64
+	waiting atomic.Int32
+	debt    atomic.Int64 // permits that were taken away while in use
+	_       [48]byte
+
+	mu    sync.Mutex // of the queue
+	queue []*waiter
+}
+
+type paddedInt64 struct {
+	atomic.Int64
+	_ [56]byte
+}
+
+type waiter struct{ ready chan struct{} }
+
+// resize adds permits, or takes them away: those in use are kept back when they are released.
+func (p *permits) resize(by int64) {
+	p.debt.Add(-by)
+	for lane := uint32(0); p.debt.Load() < 0; lane++ {
+		p.debt.Add(1)
+		p.free[lane%lanes].Add(1)
+	}
+	for lane := uint32(0); p.debt.Load() > 0 && p.scan(lane); lane++ {
+		p.settle(lane)
+	}
+	p.serve(0)
+}
+
+// settle uses a permit that is in hand to pay the debt, or makes it free.
+func (p *permits) settle(lane uint32) {
+	for {
+		d := p.debt.Load()
+		if d <= 0 {
+			p.free[lane%lanes].Add(1)
+			return
+		}
+		if p.debt.CompareAndSwap(d, d-1) {
+			return
+		}
+	}
+}
+
+func (p *permits) take(lane uint32) bool {
+	free := &p.free[lane%lanes]
+	for {
+		n := free.Load()
+		if n <= 0 {
+			return false
+		}
+		if free.CompareAndSwap(n, n-1) {
+			return true
+		}
+	}
+}
+
+func (p *permits) scan(lane uint32) bool {
+	for i := range uint32(lanes) {
+		if p.take(lane + i) {
+			return true
+		}
+	}
+	return false
+}
+
+// try takes a permit if one is free and nobody waits.
+func (p *permits) try(lane uint32) bool {
+	return p.waiting.Load() == 0 && (p.take(lane) || p.scan(lane))
+}
+
+// wait queues for a permit until limit passed (0: no limit) or ctx ended. It returns errQueueFull at once when
+// queue others wait already, errWaited after the limit, and the context's error.
+func (p *permits) wait(ctx context.Context, lane uint32, queue int, limit time.Duration) error {
+	p.mu.Lock()
+	if len(p.queue) >= queue {
+		p.mu.Unlock()
+		return errQueueFull
+	}
+	p.waiting.Add(1)
+	if len(p.queue) == 0 && p.scan(lane) { // one came back before we were announced
+		p.waiting.Add(-1)
+		p.mu.Unlock()
+		return nil
+	}
+	w := &waiter{make(chan struct{})}
+	p.queue = append(p.queue, w)
+	p.mu.Unlock()
+
+	var expired <-chan time.Time
+	if limit > 0 {
+		t := time.NewTimer(limit)
+		defer t.Stop()
+		expired = t.C
+	}
+	var err error
+	select {
+	case <-w.ready:
+		return nil
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case <-expired:
+		err = errWaited
+	}
+	p.mu.Lock()
+	i := slices.Index(p.queue, w)
+	if i >= 0 {
+		p.queue = slices.Delete(p.queue, i, i+1)
+		p.waiting.Add(-1)
+	}
+	p.mu.Unlock()
+	if i < 0 { // it was granted in the same moment: somebody else shall have it
+		p.release(lane)
+	}
+	return err
+}
+
+func (p *permits) release(lane uint32) {
+	if p.debt.Load() > 0 {
+		p.settle(lane)
+	} else {
+		p.free[lane%lanes].Add(1)
+	}
+	if p.waiting.Load() != 0 {
+		p.serve(lane)
+	}
+}
+
+// serve hands free permits to waiters, in order.
+func (p *permits) serve(lane uint32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for len(p.queue) > 0 && p.scan(lane) {
+		close(p.queue[0].ready)
+		p.queue = slices.Delete(p.queue, 0, 1)
+		p.waiting.Add(-1)
+	}
+}
+
+// count is how many permits are free right now; below zero while permits in use were taken away.
+func (p *permits) count() (n int64) {
+	n = -p.debt.Load()
+	for i := range p.free {
+		n += p.free[i].Load()
+	}
+	return n
+}

@@ -1,0 +1,360 @@
+package actors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"reflect"
+	"sync/atomic"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+
+	"github.com/forseti-go/forseti/actors/policy"
+	"github.com/forseti-go/forseti/messages"
+)
+
+// Spec says what a pipeline is made of.
+type Spec struct {
+	Guards []Guard
+	// Layers are the policies, outermost first; at most 16. The recommended order is fallback, timeout, retry,
+	// breaker, bulkhead, attempt timeout.
+	Layers []policy.Config
+	Hooks  []Hook
+	// Sinks see every terminal failure and timeout. A call's dead letter goes to all of them.
+	Sinks []FailureSink
+	// Intake bounds asynchronous calls, tasks and Execute messages that were accepted and have not ended.
+	// Default 256.
+	Intake int
+}
+
+// maxRoom stands for "as many as you like".
+const maxRoom = math.MaxInt32
+
+// Pipeline is a composition of guards, layers, hooks and sinks, built once. It is safe for concurrent use.
+type Pipeline struct {
+	sys    *System
+	name   string
+	pid    *actor.PID
+	guards []gate
+	kill   *killGate // read again before each attempt; nil without that guard
+	stack  []layer
+	layers step // the whole chain
+	// Who may answer a call that is over before it began: every fallback, or those outside the total timeout.
+	unanswered, late step
+	total            *timeout // the outermost one, if a retry is not further out: it answers asynchronous calls
+	limits           int      // timers a record needs
+	hooks            []*hookActor
+	sinks            []*sinkActor
+	intake           intake
+	pools            atomic.Pointer[[]any]
+	lane             atomic.Uint32
+	closed           atomic.Bool
+	tomb             bool
+	abandoned        atomic.Int64
+	fallbacks        sampled
+}
+
+// Pipeline builds a pipeline and starts its actors. The name must be a token that no other pipeline has. All that
+// is wrong with the spec is reported at once.
+func (s *System) Pipeline(name string, spec Spec) (*Pipeline, error) {
+	p := &Pipeline{sys: s, name: name}
+	if spec.Intake == 0 {
+		spec.Intake = 256
+	}
+	p.intake.size = int64(spec.Intake)
+	if err := p.build(spec); err != nil {
+		return nil, fmt.Errorf("pipeline %q: %w", name, err)
+	}
+	s.mu.Lock()
+	switch {
+	case s.closed:
+		s.mu.Unlock()
+		return nil, fmt.Errorf("pipeline %q: %w", name, messages.ErrStopped)
+	case s.pipelines[name] != nil:
+		s.mu.Unlock()
+		return nil, fmt.Errorf("pipeline %q: %w", name, &messages.FieldError{Field: "name", Value: name, Allowed: "a name that no other pipeline has"})
+	}
+	s.pipelines[name] = p
+	s.mu.Unlock()
+	var failed error
+	err := s.within(func(c actor.SpawnerContext) (err error) {
+		p.pid, err = c.SpawnNamed(p.propsStarting(&failed), "pipeline-"+name)
+		return err
+	})
+	if err = errors.Join(err, failed); err != nil {
+		return nil, fmt.Errorf("pipeline %q: %w", name, err)
+	}
+	return p, nil
+}
+
+func (p *Pipeline) build(spec Spec) error {
+	var errs []error
+	want := func(ok bool, field string, value any, allowed string) {
+		if !ok {
+			errs = append(errs, &messages.FieldError{Field: field, Value: value, Allowed: allowed})
+		}
+	}
+	want(messages.ValidToken(p.name), "name", p.name, "1 to 64 of a-z, 0-9, _ and -")
+	want(len(spec.Layers) <= maxLayers, "layers", len(spec.Layers), "at most 16")
+	want(spec.Intake > 0, "intake", spec.Intake, "1 or more")
+	for i, g := range spec.Guards {
+		switch g := g.(type) {
+		case nil:
+			want(false, fmt.Sprintf("guards[%d]", i), nil, "a guard")
+		case killGuard:
+			p.kill = &killGate{p.sys.kill, p}
+			p.guards = append(p.guards, p.kill)
+		default:
+			p.guards = append(p.guards, &guardGate{p.sys, g})
+		}
+	}
+	seen := map[string]int{}
+	for i, cfg := range spec.Layers {
+		if cfg == nil {
+			want(false, fmt.Sprintf("layers[%d]", i), nil, "settings of a policy")
+			continue
+		}
+		cfg = cfg.WithDefaults()
+		if err := cfg.Validate(); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		kind := cfg.Kind()
+		seen[kind]++
+		name := kind
+		if n := seen[kind]; n > 1 {
+			name = fmt.Sprintf("%s-%d", kind, n)
+		}
+		l, err := newLayer(layerBase{sys: p.sys, pipe: p, name: name, bit: 1 << i}, cfg)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		p.stack = append(p.stack, l)
+	}
+	for i := range spec.Hooks {
+		h := spec.Hooks[i]
+		want(h.Name == "" || messages.ValidToken(h.Name), fmt.Sprintf("hooks[%d].Name", i), h.Name, "1 to 64 of a-z, 0-9, _ and -")
+		p.hooks = append(p.hooks, newHookActor(p, h, i))
+	}
+	for i, s := range spec.Sinks {
+		if s == nil {
+			want(false, fmt.Sprintf("sinks[%d]", i), nil, "a sink")
+			continue
+		}
+		p.sinks = append(p.sinks, newSinkActor(p, s, i))
+	}
+	if len(errs) == 0 {
+		p.compose()
+	}
+	return errors.Join(errs...)
+}
+
+// compose builds the chains, innermost first, and gives each limit its timer.
+func (p *Pipeline) compose() {
+	p.limits = 1 // the first belongs to the total timeout, if there is one
+	retrying := false
+	for _, l := range p.stack {
+		switch l := l.(type) {
+		case *retry:
+			retrying = true
+		case *timeout:
+			if p.total == nil && !retrying {
+				p.total = l
+				continue
+			}
+			l.slot = p.limits
+			p.limits++
+		case *attemptTimeout:
+			l.slot = p.limits
+			p.limits++
+		}
+	}
+	p.layers, p.unanswered, p.late = p.attempt, over, over
+	outside := p.total == nil
+	for i := len(p.stack) - 1; i >= 0; i-- {
+		l := p.stack[i]
+		p.layers = l.wrap(p.layers)
+		if f, ok := l.(*fallback); ok {
+			p.unanswered = f.wrap(p.unanswered)
+			if outside {
+				p.late = f.wrap(p.late)
+			}
+		}
+		if t, ok := l.(*timeout); ok && t == p.total {
+			outside = true
+		}
+	}
+}
+
+func (p *Pipeline) props() *actor.Props { return p.propsStarting(nil) }
+
+func (p *Pipeline) propsStarting(failed *error) *actor.Props {
+	return actor.PropsFromFunc(func(c actor.Context) {
+		switch c.Message().(type) {
+		case *actor.Started:
+			if p.tomb {
+				return
+			}
+			if err := p.spawn(c); failed != nil {
+				*failed = err
+			}
+		case dismiss:
+			for _, child := range c.Children() {
+				c.Stop(child)
+			}
+		}
+	}, actor.WithDispatcher(inline{}),
+		actor.WithSupervisor(&supervisor{sys: p.sys, policy: p.sys.restarts, failures: map[string]failure{}}),
+		actor.WithMailbox(func() actor.Mailbox { return &door{actor.Unbounded()(), p} }))
+}
+
+// spawn starts what the pipeline consists of, in the pipeline actor's context.
+func (p *Pipeline) spawn(c actor.Context) error {
+	for _, l := range p.stack {
+		if err := l.start(c); err != nil {
+			return err
+		}
+	}
+	for _, h := range p.hooks {
+		if err := h.start(c); err != nil {
+			return err
+		}
+	}
+	for _, s := range p.sinks {
+		if err := s.start(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Name is the pipeline's name.
+func (p *Pipeline) Name() string { return p.name }
+
+// PID is the pipeline's address: it answers every *messages.Execute with a *messages.Result, for as long as its
+// system lives; a stopped one answers that it is stopped.
+func (p *Pipeline) PID() *PID { return p.pid }
+
+// names lists the layers whose bits are set in ran, outermost first.
+func (p *Pipeline) names(ran uint64) (names []string) {
+	for _, l := range p.stack {
+		if b := l.base(); ran&b.bit != 0 {
+			names = append(names, b.name)
+		}
+	}
+	return names
+}
+
+// mismatch reports a fallback that makes another type than the calls return.
+func (p *Pipeline) mismatch(want reflect.Type) error {
+	for _, l := range p.stack {
+		f, ok := l.(*fallback)
+		if !ok {
+			continue
+		}
+		if made := f.settings.Load().Makes(); made != nil && !made.AssignableTo(want) {
+			return &messages.TypeError{By: f.name, Want: want.String(), Got: made.String()}
+		}
+	}
+	return nil
+}
+
+// Configure replaces the settings of the layer of that name ("retry", "breaker", or "breaker-2" for the second of
+// a kind) while calls run. Its state stays; a breaker starts its evidence anew.
+func (p *Pipeline) Configure(name string, cfg policy.Config) error {
+	if cfg == nil {
+		return &messages.FieldError{Field: "settings", Value: nil, Allowed: "settings of a policy"}
+	}
+	cfg = cfg.WithDefaults()
+	if err := cfg.Validate(); err != nil {
+		return fmt.Errorf("pipeline %q: %w", p.name, err)
+	}
+	for _, l := range p.stack {
+		if l.base().name == name {
+			if err := l.configure(cfg); err != nil {
+				return fmt.Errorf("pipeline %q: %w", p.name, err)
+			}
+			p.event(messages.Event{Kind: messages.SettingsChanged, Source: name})
+			return nil
+		}
+	}
+	return fmt.Errorf("pipeline %q: layer %q: %w", p.name, name, messages.ErrNotFound)
+}
+
+// Room is how many calls of a task type the pipeline would take in now: what its intake has free, its kill switch
+// allows and its breakers admit. When it is 0, wait is how long that is expected to last (0: unknown), and why
+// says who is in the way; nobody is when the intake is merely full.
+func (p *Pipeline) Room(taskType string) (n int, wait time.Duration, why string) {
+	if p.closed.Load() {
+		return 0, 0, "stopped"
+	}
+	n = int(max(p.intake.size-p.intake.used.Load(), 0))
+	if n == 0 {
+		return 0, time.Millisecond, ""
+	}
+	if p.kill != nil {
+		if s := p.kill.k.view.Load(); s.Any() {
+			if _, on := s.Stops(p.name, taskType); on {
+				return 0, 0, "kill_switch"
+			}
+		}
+	}
+	for _, l := range p.stack {
+		if b, ok := l.(*breaker); ok {
+			room, wait := b.room(p.sys.now())
+			if room == 0 {
+				return 0, wait, b.name
+			}
+			n = min(n, room)
+		}
+	}
+	return n, 0, ""
+}
+
+// Reserve takes up to n slots of the intake for calls that are about to come, and returns how many it got. Each is
+// given back by Release.
+func (p *Pipeline) Reserve(n int) int { return int(p.intake.take(int64(n))) }
+
+// Release gives back n slots.
+func (p *Pipeline) Release(n int) { p.intake.release(int64(n)) }
+
+// InFlight is how many asynchronous calls and tasks were accepted and have not ended; Abandoned is how many of
+// them were answered at their limit while their function still runs.
+func (p *Pipeline) InFlight() (inFlight, abandoned int) {
+	return int(p.intake.used.Load()), int(p.abandoned.Load())
+}
+
+// Close stops the pipeline: new calls are refused, asynchronous ones in flight are waited for until ctx ends. Its
+// actor stays as a tombstone that answers Execute with a refusal.
+func (p *Pipeline) Close(ctx context.Context) error {
+	if p.closed.Swap(true) {
+		return nil
+	}
+	p.event(messages.Event{Kind: messages.PipelineStopped})
+	err := p.drain(ctx)
+	p.sys.root.Send(p.pid, dismiss{})
+	return err
+}
+
+// dismiss tells a pipeline's actor to stop its layers, hooks and sinks: what is left is its tombstone.
+type dismiss struct{}
+
+func (p *Pipeline) drain(ctx context.Context) error {
+	if err := p.intake.quiet(ctx); err != nil {
+		return fmt.Errorf("pipeline %q: %d calls still in flight: %w", p.name, p.intake.used.Load(), err)
+	}
+	for _, s := range p.sinks {
+		if err := s.flush(ctx); err != nil {
+			return fmt.Errorf("pipeline %q: %w", p.name, err)
+		}
+	}
+	return nil
+}
+
+func (p *Pipeline) event(e messages.Event) {
+	e.Pipeline = p.name
+	p.sys.publish(e)
+}

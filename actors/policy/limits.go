@@ -1,0 +1,72 @@
+package policy
+
+import "time"
+
+// Timeout is the settings of a limit on the whole of what it wraps: all attempts and the waits between them.
+//
+// On Do the limit is cooperative: the function's context ends at the limit, and the outcome is timeout even if
+// the function then returns a value; a function that ignores its context still holds its caller. Asynchronous
+// calls are answered at the limit.
+type Timeout struct {
+	Limit time.Duration // required: no default is safe
+}
+
+// Kind is "timeout".
+func (Timeout) Kind() string { return "timeout" }
+
+// WithDefaults returns t: it has no defaults.
+func (t Timeout) WithDefaults() Config { return t }
+
+// Validate refuses a limit of zero or less.
+func (t Timeout) Validate() error {
+	var c checks
+	c.want(t.Limit > 0, "timeout.Limit", t.Limit, "more than 0")
+	return c.err()
+}
+
+// AttemptTimeout is a Timeout for each attempt: it stands inside the retry.
+type AttemptTimeout struct {
+	Limit time.Duration // required: no default is safe
+}
+
+// Kind is "attempt_timeout".
+func (AttemptTimeout) Kind() string { return "attempt_timeout" }
+
+// WithDefaults returns t: it has no defaults.
+func (t AttemptTimeout) WithDefaults() Config { return t }
+
+// Validate refuses a limit of zero or less.
+func (t AttemptTimeout) Validate() error {
+	var c checks
+	c.want(t.Limit > 0, "attempt_timeout.Limit", t.Limit, "more than 0")
+	return c.err()
+}
+
+// Bulkhead is the settings of a limit on how many calls run at once.
+type Bulkhead struct {
+	// Permits is how many run at once. Default 16, at most 1048576.
+	Permits int
+	// Queue is how many may wait for a permit, first come, first served. Default 0: a full bulkhead refuses at
+	// once.
+	Queue int
+	// MaxWait bounds that wait. Default none but the caller's own.
+	MaxWait time.Duration
+}
+
+// Kind is "bulkhead".
+func (Bulkhead) Kind() string { return "bulkhead" }
+
+// WithDefaults fills in zero fields.
+func (b Bulkhead) WithDefaults() Config {
+	orDefault(&b.Permits, 16)
+	return b
+}
+
+// Validate reports what is out of range.
+func (b Bulkhead) Validate() error {
+	var c checks
+	c.want(b.Permits > 0 && b.Permits <= 1<<20, "bulkhead.Permits", b.Permits, "1 to 1048576")
+	c.want(b.Queue >= 0 && b.Queue <= 1<<20, "bulkhead.Queue", b.Queue, "0 to 1048576")
+	c.want(b.MaxWait >= 0, "bulkhead.MaxWait", b.MaxWait, "0 (no limit) or more")
+	return c.err()
+}

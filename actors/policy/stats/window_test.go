@@ -1,0 +1,50 @@
+package stats
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+// The window must agree with the slow, obvious model: a list of events and their bucket numbers.
+func TestWindowAgreesWithAListOfEvents(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		span := rapid.Int64Range(10, 10_000).Draw(t, "span")
+		w := NewWindow(span)
+		width := span / Buckets
+		type event struct {
+			bucket int64
+			bad    bool
+		}
+		var events []event
+		var now, newest int64
+		for range rapid.IntRange(1, 200).Draw(t, "steps") {
+			now += rapid.Int64Range(-span/4, span/2).Draw(t, "dt")
+			now = max(now, 0)
+			newest = max(newest, now/width)
+			w.Advance(now)
+			bad := rapid.Bool().Draw(t, "bad")
+			events = append(events, event{newest, bad})
+			if bad {
+				w.Bad(1)
+			} else {
+				w.Good(1)
+			}
+			var good, ill uint64
+			for _, e := range events {
+				switch {
+				case e.bucket <= newest-Buckets:
+				case e.bad:
+					ill++
+				default:
+					good++
+				}
+			}
+			g, b := w.Totals()
+			require.Equal(t, good, g)
+			require.Equal(t, ill, b)
+			require.Equal(t, (newest+1)*width, w.NextEdge())
+		}
+	})
+}

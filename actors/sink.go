@@ -1,0 +1,175 @@
+package actors
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/forseti-go/forseti/messages"
+)
+
+// FailureSink is where terminal failures end. Handle keeps the letter and returns its record's id; it must be
+// idempotent for one id, because a letter whose answer was lost is offered again.
+type FailureSink interface {
+	Name() string
+	Handle(ctx context.Context, letter *messages.DeadLetter) (id string, err error)
+}
+
+const (
+	sinkQueue   = 1024             // letters that may wait for a sink
+	sinkTimeout = 10 * time.Second // of one Handle
+	sinkPause   = 5 * time.Second  // the longest wait before a letter is offered again
+)
+
+// sinkActor feeds a sink with the dead letters of calls. (A task's letter is stored by the task route, which waits
+// for it.) A sink that fails is offered the letter again until it takes it; letters that find the queue full
+// meanwhile are lost, counted, and told.
+type sinkActor struct {
+	drainer
+	sink  FailureSink
+	pipe  *Pipeline
+	queue chan *messages.DeadLetter
+	open  atomic.Int64 // letters accepted and not yet kept
+	lost  atomic.Uint64
+	quit  chan struct{} // closed when there is no more time
+	once  sync.Once
+}
+
+func newSinkActor(p *Pipeline, s FailureSink, i int) *sinkActor {
+	a := &sinkActor{sink: s, pipe: p, queue: make(chan *messages.DeadLetter, sinkQueue), quit: make(chan struct{})}
+	name := "sink"
+	if messages.ValidToken(s.Name()) {
+		name = s.Name()
+	}
+	a.drainer = drainer{sys: p.sys, name: fmt.Sprintf("sink-%d-%s", i, name), drain: a.store}
+	return a
+}
+
+func (a *sinkActor) offer(d *messages.DeadLetter) {
+	a.open.Add(1)
+	select {
+	case a.queue <- d:
+		a.kick()
+	default:
+		a.lose(d, "queue is full")
+	}
+}
+
+func (a *sinkActor) lose(d *messages.DeadLetter, why string) {
+	a.open.Add(-1)
+	a.lost.Add(1)
+	a.sys.log.Error("dead letter lost", slog.String("sink", a.sink.Name()), slog.String("id", d.ID), slog.String("pipeline", d.Pipeline), slog.String("reason", why))
+	a.pipe.event(messages.Event{Kind: messages.DeadLetterLost, Source: a.sink.Name(), Reason: why, Data: map[string]any{"id": d.ID}})
+}
+
+// store runs on a worker.
+func (a *sinkActor) store() {
+	for {
+		select {
+		case d := <-a.queue:
+			a.keep(d)
+		default:
+			return
+		}
+	}
+}
+
+func (a *sinkActor) keep(d *messages.DeadLetter) {
+	kept := false
+	defer func() {
+		if !kept { // the sink panicked; it is restarted, and this letter is not its to choke on again
+			a.lose(d, "sink panicked")
+		}
+	}()
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, sinkPause) {
+		ctx, cancel := context.WithTimeout(context.Background(), sinkTimeout)
+		id, err := a.sink.Handle(ctx, d)
+		cancel()
+		if err == nil {
+			kept = true
+			a.open.Add(-1)
+			a.pipe.event(messages.Event{Kind: messages.DeadLetterStored, Source: a.sink.Name(), Reason: d.Reason, Data: map[string]any{"id": id}})
+			return
+		}
+		pause := time.NewTimer(wait)
+		select {
+		case <-pause.C:
+		case <-a.quit:
+			pause.Stop()
+			kept = true
+			a.lose(d, err.Error())
+			return
+		}
+	}
+}
+
+// flush waits until every letter was kept, or ctx ends.
+func (a *sinkActor) flush(ctx context.Context) error {
+	for a.open.Load() > 0 {
+		pause := time.NewTimer(5 * time.Millisecond)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			a.once.Do(func() { close(a.quit) })
+			return fmt.Errorf("sink %q: %d dead letters not stored: %w", a.sink.Name(), a.open.Load(), context.Cause(ctx))
+		}
+	}
+	return nil
+}
+
+// capture makes the dead letter of a call and offers it to the sinks. The id is made here: the caller learns it
+// without waiting for a sink.
+func (c *call) capture(err error) {
+	p := c.p
+	c.letter = messages.NewID()
+	d := &messages.DeadLetter{
+		ID: c.letter, Pipeline: p.name, Reason: Reason(err, outcomes[c.verdict]), Outcome: outcomes[c.verdict],
+		Attempts: int(c.attempts), Policies: p.names(c.ran), Duration: time.Duration(c.now - c.start), Node: p.sys.node,
+		FailedAt: p.sys.instant(c.now), Context: c.meta,
+	}
+	d.SetError(err)
+	if c.failedAt != 0 {
+		d.FirstFailedAt = p.sys.instant(c.failedAt)
+	}
+	for _, a := range c.log[:min(int(c.attempts), maxLogged)] {
+		if a.err != nil {
+			d.AttemptErrors = append(d.AttemptErrors, a.err.Error())
+		}
+	}
+	if data, ok := c.meta.Extra[messages.RequestData]; ok {
+		if body, jerr := json.Marshal(data); jerr == nil {
+			d.Body, d.ContentType = body, "application/json"
+		}
+	}
+	for _, s := range p.sinks {
+		s.offer(d)
+	}
+}
+
+// sampled counts something frequent so that it can be told now and then.
+type sampled struct{ told, count atomic.Int64 }
+
+// served tells of fallback answers, once a second at most.
+func (p *Pipeline) served(c *call) {
+	s := &p.fallbacks
+	s.count.Add(1)
+	if last := s.told.Load(); c.now-last >= int64(time.Second) && s.told.CompareAndSwap(last, c.now) {
+		p.event(messages.Event{Kind: messages.FallbackServed, Source: "fallback", Reason: fmt.Sprintf("%.200v", c.primary), Data: map[string]any{
+			"count": s.count.Swap(0),
+		}})
+	}
+}
+
+// Offer gives a task's letter, which is kept already, to the pipeline's sinks, except the one that keeps it.
+func (p *Pipeline) Offer(letter *messages.DeadLetter, except string) {
+	for _, s := range p.sinks {
+		if s.sink.Name() != except {
+			s.offer(letter)
+		}
+	}
+}

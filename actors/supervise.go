@@ -1,0 +1,94 @@
+package actors
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+
+	"github.com/forseti-go/forseti/messages"
+)
+
+// RestartPolicy says how a failed actor comes back. Failures fade: each counts half after HalfLife (the formula of
+// github.com/thejerf/suture), so an actor that fails now and then for months is not condemned for it.
+type RestartPolicy struct {
+	Initial  time.Duration // delay of the first restart; default 10 ms
+	Max      time.Duration // no delay is longer; default 10 s
+	HalfLife time.Duration // default 30 s
+	// Budget is how many failures, fading, an actor may have; with more it is quarantined. Default 8.
+	Budget float64
+}
+
+func (p RestartPolicy) withDefaults() RestartPolicy {
+	if p.Initial <= 0 {
+		p.Initial = 10 * time.Millisecond
+	}
+	if p.Max <= 0 {
+		p.Max = 10 * time.Second
+	}
+	if p.HalfLife <= 0 {
+		p.HalfLife = 30 * time.Second
+	}
+	if p.Budget <= 0 {
+		p.Budget = 8
+	}
+	return p
+}
+
+// next is the decision: the faded count with this failure, and the delay before the restart, before jitter; ok is
+// false when the budget is spent.
+func (p RestartPolicy) next(failures float64, since time.Duration) (now float64, delay time.Duration, ok bool) {
+	now = failures*math.Pow(0.5, float64(since)/float64(p.HalfLife)) + 1
+	if now > p.Budget {
+		return now, 0, false
+	}
+	return now, time.Duration(min(float64(p.Initial)*math.Pow(2, now-1), float64(p.Max))), true
+}
+
+// supervisor is our strategy: exponential backoff with jitter, a restart budget, then quarantine, which stops the
+// child and leaves what it published in force. It never escalates: under a guardian that would end the process.
+type supervisor struct {
+	sys    *System
+	policy RestartPolicy
+
+	mu       sync.Mutex
+	failures map[string]failure // only of children that failed lately
+}
+
+type failure struct {
+	count float64
+	last  int64
+}
+
+var _ actor.SupervisorStrategy = (*supervisor)(nil)
+
+// HandleFailure runs inside the failed child's mailbox, where nothing would catch a panic.
+func (s *supervisor) HandleFailure(_ *actor.ActorSystem, parent actor.Supervisor, child *actor.PID, _ *actor.RestartStatistics, reason, _ any) {
+	now := s.sys.now()
+	s.mu.Lock()
+	f := s.failures[child.Id]
+	count, delay, ok := s.policy.next(f.count, time.Duration(now-f.last))
+	if ok {
+		s.failures[child.Id] = failure{count, now}
+	} else {
+		delete(s.failures, child.Id)
+	}
+	s.mu.Unlock()
+
+	kind := messages.ActorRestarted
+	if !ok {
+		kind = messages.ActorQuarantined
+	}
+	s.sys.publish(messages.Event{
+		Kind: kind, Source: child.Id, Reason: fmt.Sprintf("panic: %.200v", reason),
+		Data: map[string]any{"failures": count, "delay_ms": delay.Milliseconds()},
+	})
+	if !ok {
+		parent.StopChildren(child)
+		return
+	}
+	time.AfterFunc(delay/2+rand.N(delay/2+1), func() { parent.RestartChildren(child) })
+}

@@ -1,0 +1,190 @@
+package actors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+
+	"github.com/forseti-go/forseti/messages"
+)
+
+// PID is the address of an actor. It is Proto.Actor's own, so that any actor code can use it.
+type PID = actor.PID
+
+// Options are the collaborators of a System. The zero value works.
+type Options struct {
+	Node     string       // names the node in events
+	Logger   *slog.Logger // default: slog.Default()
+	Restarts RestartPolicy
+}
+
+// System is one Proto.Actor system and what all its pipelines share. It is safe for concurrent use. One per
+// process is enough: making one costs milliseconds and megabytes.
+type System struct {
+	node     string
+	log      *slog.Logger
+	base     time.Time
+	actors   *actor.ActorSystem
+	root     *actor.RootContext
+	top      *actor.PID // the actor above all others
+	gone     chan struct{}
+	workers  *workers
+	wheel    *wheel
+	bus      Bus
+	kill     *killSwitch
+	restarts RestartPolicy
+
+	guardErrors atomic.Uint64 // guards that panicked and were passed over
+
+	mu        sync.Mutex
+	pipelines map[string]*Pipeline
+	closed    bool
+}
+
+// NewSystem starts a system.
+func NewSystem(o Options) (*System, error) {
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	s := &System{
+		node: o.Node, log: o.Logger, base: time.Now().Add(-time.Second), gone: make(chan struct{}),
+		workers: &workers{}, restarts: o.Restarts.withDefaults(), pipelines: map[string]*Pipeline{},
+	}
+	s.actors = actor.NewActorSystem(
+		actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return slog.New(atLeast{o.Logger.Handler(), slog.LevelWarn}) }),
+		actor.WithDeadLetterThrottleInterval(time.Millisecond), // its goroutine outlives each dead letter by this much
+		actor.WithDeadLetterThrottleCount(0),
+	)
+	s.root = s.actors.Root
+	s.wheel = newWheel(s.now)
+	strategy := &supervisor{sys: s, policy: s.restarts, failures: map[string]failure{}}
+	props := actor.PropsFromFunc(s.receive, actor.WithDispatcher(inline{}), actor.WithSupervisor(strategy))
+	var err error
+	if s.top, err = s.root.SpawnNamed(props, "forseti"); err == nil {
+		s.kill = newKillSwitch(s)
+		err = s.within(s.kill.start)
+	}
+	if err != nil {
+		s.wheel.close()
+		return nil, fmt.Errorf("actor system: %w", err)
+	}
+	return s, nil
+}
+
+// now is the instant on the system's clock: monotonic, and never zero.
+func (s *System) now() int64 { return int64(time.Since(s.base)) }
+
+// instant is the wall-clock time of an instant.
+func (s *System) instant(at int64) time.Time { return s.base.Add(time.Duration(at)) }
+
+// ActorSystem is the Proto.Actor system underneath, for actors of the user's own that talk to pipelines.
+func (s *System) ActorSystem() *actor.ActorSystem { return s.actors }
+
+// Events is the bus on which everything that happens is told.
+func (s *System) Events() *Bus { return &s.bus }
+
+// GuardErrors is how many guards panicked; each was passed over, as if it had allowed.
+func (s *System) GuardErrors() uint64 { return s.guardErrors.Load() }
+
+func (s *System) publish(e messages.Event) {
+	e.ID, e.At, e.Node = messages.NewID(), time.Now(), s.node
+	s.bus.Publish(e)
+}
+
+// Publish tells an event of somebody else's, completed with id, time and node.
+func (s *System) Publish(e messages.Event) { s.publish(e) }
+
+// order asks the top actor to run something in its own context: to spawn, in the main.
+type order struct {
+	run  func(actor.SpawnerContext) error
+	done chan error
+}
+
+func (s *System) within(run func(actor.SpawnerContext) error) error {
+	o := &order{run, make(chan error, 1)}
+	s.root.Send(s.top, o)
+	return <-o.done
+}
+
+// receive is the top actor: parent of everything, and keeper of tombstones.
+func (s *System) receive(c actor.Context) {
+	switch m := c.Message().(type) {
+	case *order:
+		m.done <- m.run(c)
+	case *actor.Terminated:
+		s.bury(c, m.Who)
+	case *actor.Stopped:
+		close(s.gone)
+	}
+}
+
+// bury puts a tombstone in the place of a pipeline that somebody stopped by its PID: it still answers.
+func (s *System) bury(c actor.Context, who *actor.PID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.pipelines {
+		if p.pid.Id == who.Id && !s.closed {
+			p.closed.Store(true)
+			p.tomb = true
+			name := who.Id[len(s.top.Id)+1:]
+			if _, err := c.SpawnNamed(p.props(), name); err != nil {
+				s.log.Error("tombstone", slog.String("pipeline", p.name), slog.Any("error", err))
+			}
+			return
+		}
+	}
+}
+
+// Close stops the system: pipelines refuse what is new, calls in flight on workers are waited for until ctx ends,
+// then all actors stop, leaf first. It returns what did not end in time. It is idempotent.
+func (s *System) Close(ctx context.Context) error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	pipelines := make([]*Pipeline, 0, len(s.pipelines))
+	for _, p := range s.pipelines {
+		pipelines = append(pipelines, p)
+	}
+	s.mu.Unlock()
+
+	var errs []error
+	for _, p := range pipelines {
+		p.closed.Store(true)
+	}
+	for _, p := range pipelines {
+		if err := p.drain(ctx); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	s.root.Stop(s.top)
+	select {
+	case <-s.gone:
+	case <-ctx.Done():
+		errs = append(errs, fmt.Errorf("actors still busy in user code: %w", context.Cause(ctx)))
+	}
+	s.wheel.close()
+	if err := s.workers.close(ctx); err != nil {
+		errs = append(errs, fmt.Errorf("workers still busy in user code: %w", err))
+	}
+	s.actors.Shutdown()
+	return errors.Join(errs...)
+}
+
+// atLeast hides what is less important than min: Proto.Actor tells of each message it could not deliver.
+type atLeast struct {
+	slog.Handler
+	min slog.Level
+}
+
+func (h atLeast) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= h.min && h.Handler.Enabled(ctx, l)
+}

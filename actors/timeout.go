@@ -1,0 +1,114 @@
+package actors
+
+import (
+	"time"
+
+	"github.com/forseti-go/forseti/actors/policy"
+	"github.com/forseti-go/forseti/messages"
+)
+
+// timeout limits everything inside it. On an asynchronous call the outermost one counts from the submission, and
+// answers when it is met.
+type timeout struct {
+	settled[policy.Timeout]
+	slot int
+}
+
+func (t *timeout) limit() time.Duration { return t.settings.Load().Limit }
+
+// begin starts the limit of an asynchronous call when it is submitted.
+func (t *timeout) begin(c *call) {
+	limit := t.limit()
+	c.deadline = c.start + int64(limit)
+	c.own.at = t.sys.instant(c.deadline)
+	s := &c.timers[t.slot]
+	s.ctx = c.own
+	s.word = t.sys.wheel.arm(&s.timer, c.deadline)
+}
+
+func (t *timeout) wrap(next step) step {
+	return func(c *call) error {
+		c.ran |= t.bit
+		limit := t.limit()
+		if c.async.on && t == t.pipe.total {
+			err := next(c)
+			return c.limited(t.slot, c.timers[t.slot].word, c.start+int64(limit), 0, limit, t.name, err)
+		}
+		return c.withLimit(t, t.slot, limit, t.name, next)
+	}
+}
+
+func (t *timeout) drop(c *call, _ any) { c.unlimit(t.slot) }
+
+// attemptTimeout is the timeout of each attempt.
+type attemptTimeout struct {
+	settled[policy.AttemptTimeout]
+	slot int
+}
+
+func (t *attemptTimeout) wrap(next step) step {
+	return func(c *call) error {
+		c.ran |= t.bit
+		return c.withLimit(t, t.slot, t.settings.Load().Limit, t.name, next)
+	}
+}
+
+func (t *attemptTimeout) drop(c *call, _ any) { c.unlimit(t.slot) }
+
+// withLimit runs next under a limit. A function that takes a context gets one that ends at the limit; for one that
+// takes none the clock is compared when it returns, and no timer is needed.
+func (c *call) withLimit(by holder, slot int, limit time.Duration, scope string, next step) error {
+	outer := c.deadline
+	deadline := c.now + int64(limit)
+	if outer == 0 || deadline < outer {
+		c.deadline = deadline
+	}
+	var word uint64
+	if c.bare {
+		err := next(c)
+		return c.limited(slot, 0, deadline, outer, limit, scope, err)
+	}
+	parent := c.ctx
+	d := &deadlineContext{parent: parent, at: c.p.sys.instant(deadline)}
+	s := &c.timers[slot]
+	s.ctx, c.ctx = d, d
+	word = c.p.sys.wheel.arm(&s.timer, deadline)
+	s.word = word
+	c.hold(by, nil)
+	err := next(c)
+	c.unhold()
+	c.ctx = parent
+	err = c.limited(slot, word, deadline, outer, limit, scope, err)
+	d.finish(endCanceled)
+	return err
+}
+
+// limited ends a limit, and makes the outcome a timeout if it was met, whatever the function returned since.
+func (c *call) limited(slot int, word uint64, deadline, outer int64, limit time.Duration, scope string, err error) error {
+	c.deadline = outer
+	met := c.now >= deadline
+	if word != 0 {
+		s := &c.timers[slot]
+		if !s.disarm(word) {
+			met, c.dead = true, true
+		} else {
+			s.ctx = nil
+		}
+	}
+	if !met || c.verdict == canceled && c.callerGone() {
+		return err
+	}
+	c.verdict = timedOut
+	if c.failedAt == 0 {
+		c.failedAt = c.now
+	}
+	return &messages.TimeoutError{Limit: limit, Scope: scope}
+}
+
+// unlimit disarms a limit whose call left by Goexit: its record is not used again.
+func (c *call) unlimit(slot int) {
+	s := &c.timers[slot]
+	if s.disarm(s.word) && s.ctx != nil {
+		s.ctx.finish(endCanceled)
+	}
+}

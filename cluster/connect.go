@@ -1,0 +1,413 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/forseti-go/forseti/messages"
+)
+
+// minServer is the oldest nats-server that has what we use.
+var minServer = [2]int{2, 12}
+
+// requestTimeout bounds a request to the server whose context has no deadline.
+const requestTimeout = 5 * time.Second
+
+// Option gives [Connect] a collaborator. Giving one twice keeps the last.
+type Option interface{ apply(*options) }
+
+type options struct {
+	log       *slog.Logger
+	inProcess nats.InProcessConnProvider
+	onEvent   func(messages.Event)
+}
+
+type optionFunc func(*options)
+
+func (f optionFunc) apply(o *options) { f(o) }
+
+// WithLogger sets where the package reports what no caller hears of. The default discards it.
+func WithLogger(log *slog.Logger) Option { return optionFunc(func(o *options) { o.log = log }) }
+
+// WithInProcess connects to a server in this process without a socket; the URL is then only shown.
+func WithInProcess(server nats.InProcessConnProvider) Option {
+	return optionFunc(func(o *options) { o.inProcess = server })
+}
+
+// WithEvents sets who hears of [messages.Disconnected] and [messages.Reconnected]. It is called from the
+// client's goroutine and must not block.
+func WithEvents(f func(messages.Event)) Option { return optionFunc(func(o *options) { o.onEvent = f }) }
+
+// Cluster is a node's connection to the others. Its methods may be called from any goroutine.
+type Cluster struct {
+	cfg   Config
+	names names
+	opts  options
+	log   *slog.Logger
+	nc    *nats.Conn
+	js    jetstream.JetStream
+
+	tasks, results, dlq, events jetstream.Stream
+	control, dlqState           *bucket
+
+	freshness freshness
+
+	ctx    context.Context // ends with Close; for goroutines that the Cluster owns, never for a caller's request
+	cancel context.CancelFunc
+	owned  sync.WaitGroup
+
+	mu        sync.Mutex
+	closing   bool
+	nextHook  int
+	hooks     map[int]func()
+	consumers map[*Consumer]struct{}
+
+	closed    chan struct{} // the connection is gone for good
+	closeOnce sync.Once
+	closeDone chan struct{}
+}
+
+// Connect reaches the server, checks that it can do what we need, and creates or verifies the streams and
+// buckets. It gives up after cfg.ConnectTimeout, or when ctx ends, with a [*ConnectError] when the server
+// is the reason, a [*ManifestError] when something else has our names, a [messages.FieldError] for cfg.
+// Once connected it reconnects for ever, at random intervals of up to two seconds.
+func Connect(ctx context.Context, cfg Config, opts ...Option) (*Cluster, error) {
+	cfg = cfg.WithDefaults()
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	c := &Cluster{
+		cfg: cfg, names: namesOf(cfg.Prefix), hooks: map[int]func(){}, consumers: map[*Consumer]struct{}{},
+		closed: make(chan struct{}), closeDone: make(chan struct{}),
+	}
+	for _, o := range opts {
+		o.apply(&c.opts)
+	}
+	if c.log = c.opts.log; c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	c.log = c.log.With("node", cfg.Node)
+	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
+
+	limit, cancel := context.WithTimeout(ctx, cfg.ConnectTimeout)
+	defer cancel()
+	if err := c.dial(limit); err != nil {
+		c.cancel()
+		return nil, err
+	}
+	if err := c.prepare(limit); err != nil {
+		c.cancel()
+		c.nc.Close()
+		<-c.closed
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *Cluster) dial(ctx context.Context) error {
+	d := &dialer{first: ctx}
+	servers := strings.Count(c.cfg.URL, ",") + 1
+	opts := []nats.Option{
+		nats.Name("forseti " + c.cfg.Node),
+		nats.Timeout(max(c.cfg.ConnectTimeout/time.Duration(servers), 100*time.Millisecond)),
+		nats.SetCustomDialer(d),
+		nats.MaxReconnects(-1),
+		nats.PingInterval(5 * time.Second), nats.MaxPingsOutstanding(2),
+		nats.ReconnectBufSize(-1), // publishing while disconnected fails at once: nothing is sent late
+		nats.CustomReconnectDelay(func(int) time.Duration { return 50*time.Millisecond + rand.N(2*time.Second-50*time.Millisecond) }),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { c.disconnected(err) }),
+		nats.ReconnectHandler(func(*nats.Conn) { c.reconnected() }),
+		nats.ClosedHandler(func(*nats.Conn) { close(c.closed) }),
+		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) { c.asyncError(sub, err) }),
+	}
+	if c.opts.inProcess != nil {
+		opts = append(opts, nats.InProcessServer(c.opts.inProcess))
+	}
+	switch {
+	case c.cfg.User != "":
+		opts = append(opts, nats.UserInfo(c.cfg.User, c.cfg.Password))
+	case c.cfg.Token != "":
+		opts = append(opts, nats.Token(c.cfg.Token))
+	case c.cfg.CredsFile != "":
+		opts = append(opts, nats.UserCredentials(c.cfg.CredsFile))
+	}
+	nc, err := nats.Connect(c.cfg.URL, opts...)
+	d.done.Store(true)
+	if err == nil {
+		c.nc = nc
+		return nil
+	}
+	problem := &ConnectError{URL: redactURL(c.cfg.URL), Problem: "no connection", Hint: "is nats-server running there? set the URL, or start one with `forseti dev` or `nats-server -js`", Cause: err}
+	switch {
+	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked):
+		problem.Problem, problem.Hint = "not authorized", "check user and password, token or credentials file"
+	case ctx.Err() != nil:
+		problem.Cause = errors.Join(ctx.Err(), err)
+	}
+	return problem
+}
+
+// prepare checks the server and creates or verifies what we keep there.
+func (c *Cluster) prepare(ctx context.Context) error {
+	fail := func(problem, hint string, cause error) error {
+		return &ConnectError{URL: redactURL(c.cfg.URL), Problem: problem, Hint: hint, Cause: cause}
+	}
+	if v := c.nc.ConnectedServerVersion(); !atLeast(v, minServer) {
+		return fail("the server is nats-server "+v, fmt.Sprintf("%d.%d or newer is needed", minServer[0], minServer[1]), nil)
+	}
+	js, err := jetstream.New(c.nc, jetstream.WithDefaultTimeout(requestTimeout))
+	if err != nil {
+		return fail("no JetStream client", "", err)
+	}
+	c.js = js
+	// A server of a cluster that is just electing its leader does not answer for a while.
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		one, cancel := context.WithTimeout(ctx, 2*time.Second)
+		_, err = js.AccountInfo(one)
+		cancel()
+		if err == nil {
+			break
+		}
+		if errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
+			return fail("JetStream is off", "start nats-server with -js, or enable it for this account", err)
+		}
+		if !sleep(ctx, wait) {
+			return fail("JetStream does not answer", "has the cluster a leader?", errors.Join(ctx.Err(), err))
+		}
+	}
+	if err := ensure(ctx, js, c.cfg.manifest(c.names)); err != nil {
+		return err
+	}
+	for _, s := range []struct {
+		name string
+		to   *jetstream.Stream
+	}{{c.names.tasks, &c.tasks}, {c.names.results, &c.results}, {c.names.dlq, &c.dlq}, {c.names.events, &c.events}} {
+		if *s.to, err = js.Stream(ctx, s.name); err != nil {
+			return fmt.Errorf("stream %s: %w", s.name, unavailable(err))
+		}
+	}
+	if c.control, err = openBucket(ctx, js, c.names.controlBucket); err != nil {
+		return err
+	}
+	c.dlqState, err = openBucket(ctx, js, c.names.dlqStateBucket)
+	c.freshness.answered(0)
+	return err
+}
+
+// Close stops all consumers and watchers, flushes what was published and closes the connection. It is
+// idempotent; a later call waits for the first. When ctx ends first the connection is cut.
+func (c *Cluster) Close(ctx context.Context) error {
+	c.closeOnce.Do(func() {
+		go func() {
+			defer close(c.closeDone)
+			c.shutdown(ctx)
+		}()
+	})
+	select {
+	case <-c.closeDone:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (c *Cluster) shutdown(ctx context.Context) {
+	c.mu.Lock()
+	c.closing = true
+	consumers := slices.Collect(maps.Keys(c.consumers))
+	c.mu.Unlock()
+	for _, k := range consumers {
+		k.Stop()
+	}
+	for _, k := range consumers {
+		select {
+		case <-k.fetched: // what came late is given back while there is a connection
+		case <-ctx.Done():
+		}
+	}
+	c.cancel()
+	c.owned.Wait()
+	if err := c.nc.Drain(); err != nil {
+		c.nc.Close()
+	}
+	select {
+	case <-c.closed:
+	case <-ctx.Done():
+		c.nc.Close()
+		<-c.closed
+	}
+}
+
+// Node is this node's name.
+func (c *Cluster) Node() string { return c.cfg.Node }
+
+// Prefix is what all subjects start with.
+func (c *Cluster) Prefix() string { return c.cfg.Prefix }
+
+// Status is what a Cluster knows of its connection.
+type Status struct {
+	Connected     bool
+	URL           string // of the server at the other end, without credentials; the configured one when there is none
+	ServerName    string
+	ServerVersion string
+	// RTT is how long the leader of the control bucket took for its last answer.
+	RTT time.Duration
+	// ControlAge is the time since that answer: how old what this node knows of the kill switch may be.
+	ControlAge time.Duration
+	Reconnects uint64
+}
+
+// Status reports the connection's state. It asks nobody.
+func (c *Cluster) Status() Status {
+	s := Status{Connected: c.nc.IsConnected(), URL: redactURL(c.cfg.URL), Reconnects: c.nc.Stats().Reconnects}
+	s.RTT, s.ControlAge = c.freshness.state()
+	if s.Connected {
+		s.ServerName, s.ServerVersion = c.nc.ConnectedServerName(), c.nc.ConnectedServerVersion()
+		if c.opts.inProcess == nil {
+			s.URL = c.nc.ConnectedUrlRedacted()
+			if u := redactURL(s.URL); u != "(malformed)" {
+				s.URL = u
+			}
+		}
+	}
+	return s
+}
+
+// onReconnect has f called after every reconnect, from the client's goroutine; f must not block.
+func (c *Cluster) onReconnect(f func()) (remove func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.nextHook++
+	id := c.nextHook
+	c.hooks[id] = f
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.hooks, id)
+	}
+}
+
+func (c *Cluster) disconnected(err error) {
+	c.mu.Lock()
+	closing := c.closing
+	c.mu.Unlock()
+	if closing || c.nc == nil { // nil: the first connection did not come to be
+		return
+	}
+	reason := "connection lost"
+	if err != nil {
+		reason += ": " + err.Error()
+	}
+	c.log.Warn("disconnected", "reason", reason)
+	c.tell(messages.Disconnected, reason)
+}
+
+func (c *Cluster) reconnected() {
+	c.mu.Lock()
+	hooks := make([]func(), 0, len(c.hooks))
+	for _, f := range c.hooks {
+		hooks = append(hooks, f)
+	}
+	c.mu.Unlock()
+	for _, f := range hooks {
+		f()
+	}
+	c.log.Info("reconnected", "server", c.nc.ConnectedServerName())
+	c.tell(messages.Reconnected, "")
+}
+
+func (c *Cluster) tell(kind messages.Kind, reason string) {
+	if c.opts.onEvent != nil {
+		c.opts.onEvent(messages.Event{ID: messages.NewID(), Kind: kind, At: time.Now(), Node: c.cfg.Node, Source: "nats", Reason: reason})
+	}
+}
+
+func (c *Cluster) asyncError(sub *nats.Subscription, err error) {
+	subject := ""
+	if sub != nil {
+		subject = sub.Subject
+	}
+	c.log.Warn("NATS client error", "error", err, "subject", subject)
+}
+
+// own runs f on a goroutine that Close waits for; false when it is too late for that.
+func (c *Cluster) own(f func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing {
+		return false
+	}
+	c.owned.Go(f)
+	return true
+}
+
+// dialer lets the context of Connect end the first dialling.
+type dialer struct {
+	first context.Context
+	done  atomic.Bool
+}
+
+// Dial implements nats.CustomDialer.
+func (d *dialer) Dial(network, address string) (net.Conn, error) {
+	var plain net.Dialer
+	if !d.done.Load() {
+		return plain.DialContext(d.first, network, address)
+	}
+	plain.Timeout = requestTimeout
+	return plain.Dial(network, address)
+}
+
+func atLeast(version string, want [2]int) bool {
+	parts := strings.SplitN(strings.TrimPrefix(version, "v"), ".", 3)
+	if len(parts) < 2 {
+		return false
+	}
+	major, err1 := strconv.Atoi(parts[0])
+	minor, err2 := strconv.Atoi(parts[1])
+	return err1 == nil && err2 == nil && (major > want[0] || major == want[0] && minor >= want[1])
+}
+
+// sleep waits for d; false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// freshness remembers the last answer of the control bucket's leader.
+type freshness struct {
+	last atomic.Pointer[answer]
+}
+
+type answer struct {
+	at   time.Time
+	took time.Duration
+}
+
+func (f *freshness) answered(took time.Duration) { f.last.Store(&answer{time.Now(), took}) }
+
+func (f *freshness) state() (took, age time.Duration) {
+	if a := f.last.Load(); a != nil {
+		return a.took, time.Since(a.at)
+	}
+	return 0, 0
+}

@@ -1,0 +1,276 @@
+package cluster_test
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/forseti-go/forseti/cluster"
+	"github.com/forseti-go/forseti/cluster/clustertest"
+	"github.com/forseti-go/forseti/messages"
+)
+
+func TestFetchesNoMoreThanThereAreSlots(t *testing.T) {
+	s := clustertest.Server(t, clustertest.NoListen())
+	c := clustertest.Connect(t, s, "n1")
+	_, js := raw(t, s)
+	for range 10 {
+		_, err := c.Send(t.Context(), messages.Task{Type: "a"})
+		require.NoError(t, err)
+	}
+	in := newSlots(3)
+	got := make(chan *cluster.Delivery, 10)
+	k := consume(t, c, cluster.ConsumeConfig{Type: "a"}, in, func(d *cluster.Delivery) { got <- d })
+	require.Eventually(t, func() bool { return len(got) == 3 }, soon, tick)
+
+	info := func() *jetstream.ConsumerInfo {
+		cons, err := js.Consumer(t.Context(), "FORSETI_TASKS", "task-a")
+		require.NoError(t, err)
+		return cons.CachedInfo()
+	}
+	require.Equal(t, 3, info().NumAckPending)
+	require.EqualValues(t, 7, info().NumPending)
+	require.Zero(t, in.unused())
+	for range 10 {
+		d := <-got
+		require.LessOrEqual(t, info().NumAckPending, 3)
+		in.Release(1)
+		require.NoError(t, d.Ack(t.Context()))
+	}
+	require.EqualValues(t, 10, k.Stats().Acked)
+	require.Eventually(t, func() bool { return in.unused() >= 2 }, soon, tick, "an idle consumer holds one slot")
+}
+
+func TestPauseAndResumeAreToldOnce(t *testing.T) {
+	s := clustertest.Server(t, clustertest.NoListen())
+	c := clustertest.Connect(t, s, "n1")
+	in := newSlots(1)
+	in.set("breaker is open")
+	var paused, resumed atomic.Int32
+	got := make(chan *cluster.Delivery, 1)
+	k := consume(t, c, cluster.ConsumeConfig{
+		Type:     "a",
+		OnPause:  func(why string, _ time.Duration) { require.Equal(t, "breaker is open", why); paused.Add(1) },
+		OnResume: func() { resumed.Add(1) },
+	}, in, func(d *cluster.Delivery) { got <- d })
+	_, err := c.Send(t.Context(), messages.Task{Type: "a"})
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { in.mu.Lock(); defer in.mu.Unlock(); return in.rooms > 5 }, soon, tick)
+	require.Empty(t, got)
+	require.True(t, k.Stats().Paused)
+	in.set("")
+	k.Wake()
+	require.NoError(t, (<-got).Ack(t.Context()))
+	require.EqualValues(t, 1, paused.Load())
+	require.EqualValues(t, 1, resumed.Load())
+	require.False(t, k.Stats().Paused)
+}
+
+func TestSettlesOnce(t *testing.T) {
+	s := clustertest.Server(t, clustertest.NoListen())
+	c := clustertest.Connect(t, s, "n1")
+	_, js := raw(t, s)
+	got := make(chan *cluster.Delivery, 4)
+	in := newSlots(4)
+	k := consume(t, c, cluster.ConsumeConfig{Type: "a"}, in, func(d *cluster.Delivery) { got <- d })
+	_, err := c.Send(t.Context(), messages.Task{Type: "a"})
+	require.NoError(t, err)
+
+	d := <-got
+	require.NoError(t, d.Nak(0))
+	require.NoError(t, d.Nak(time.Hour))
+	require.ErrorIs(t, d.Ack(t.Context()), cluster.ErrSettled)
+	in.Release(1)
+
+	d = <-got
+	require.Equal(t, 2, d.Task.Delivery)
+	require.NoError(t, d.Ack(t.Context()))
+	require.NoError(t, d.Ack(t.Context()))
+	require.ErrorIs(t, d.Nak(0), cluster.ErrSettled)
+	in.Release(1)
+	require.Zero(t, tasksLeft(t, js))
+	st := k.Stats()
+	require.EqualValues(t, 1, st.Redelivered)
+	require.EqualValues(t, 1, st.Acked)
+	require.EqualValues(t, 1, st.Naked)
+	require.Zero(t, st.Held)
+}
+
+func TestStopWhileWaitingForATask(t *testing.T) {
+	s := clustertest.Server(t, clustertest.NoListen())
+	c := clustertest.Connect(t, s, "n1")
+	_, js := raw(t, s)
+	in := newSlots(4)
+	k := consume(t, c, cluster.ConsumeConfig{Type: "a"}, in, func(d *cluster.Delivery) { t.Error("delivered after Stop") })
+	waiting := func() int {
+		cons, err := js.Consumer(t.Context(), "FORSETI_TASKS", "task-a")
+		require.NoError(t, err)
+		return cons.CachedInfo().NumWaiting
+	}
+	require.Eventually(t, func() bool { return in.unused() == 3 && waiting() == 1 }, soon, tick)
+	start := time.Now()
+	k.Stop()
+	k.Stop()
+	require.NoError(t, k.Drained(t.Context()))
+	require.Less(t, time.Since(start), time.Second)
+	require.Equal(t, 4, in.unused())
+	_, err := c.Send(t.Context(), messages.Task{Type: "a"})
+	require.NoError(t, err)
+
+	// Whoever comes next gets it at once: nothing was handed to the stopped one.
+	got := make(chan *cluster.Delivery, 1)
+	consume(t, c, cluster.ConsumeConfig{Type: "a"}, in, func(d *cluster.Delivery) { got <- d })
+	d := <-got
+	require.Equal(t, 1, d.Task.Delivery)
+	require.NoError(t, d.Ack(t.Context()))
+}
+
+// TestStopInTheMiddle stops while tasks pour in: whatever was under way must be given back at once and
+// reach the next consumer long before AckWait.
+func TestStopInTheMiddle(t *testing.T) {
+	const n = 500
+	s := clustertest.Server(t, clustertest.NoListen())
+	c := clustertest.Connect(t, s, "n1")
+	_, js := raw(t, s)
+	for range n {
+		_, err := js.PublishAsync("forseti.v1.task.a", nil)
+		require.NoError(t, err)
+	}
+	<-js.PublishAsyncComplete()
+	var acked atomic.Int64
+	start := time.Now()
+	for round := 0; acked.Load() < n; round++ {
+		require.Less(t, time.Since(start), patient)
+		in := newSlots(32)
+		work := make(chan *cluster.Delivery, 32)
+		k := consume(t, c, cluster.ConsumeConfig{Type: "a", AckWait: time.Minute}, in, func(d *cluster.Delivery) { work <- d })
+		for range 20 {
+			select {
+			case d := <-work:
+				in.Release(1)
+				require.NoError(t, d.Ack(t.Context()))
+				acked.Add(1)
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+		k.Stop()
+		go func() {
+			for d := range work {
+				in.Release(1)
+				if d.Ack(context.Background()) == nil {
+					acked.Add(1)
+				}
+			}
+		}()
+		require.NoError(t, k.Drained(t.Context()))
+		close(work)
+	}
+	require.EqualValues(t, n, acked.Load())
+	require.Zero(t, tasksLeft(t, js))
+}
+
+func TestConsumerLimitsOnlyGrow(t *testing.T) {
+	s := clustertest.Server(t, clustertest.NoListen())
+	c := clustertest.Connect(t, s, "n1")
+	_, js := raw(t, s)
+	for _, cfg := range []cluster.ConsumeConfig{{AckWait: 10 * time.Second, MaxInFlight: 10}, {AckWait: 20 * time.Second, MaxInFlight: 5}, {AckWait: 5 * time.Second, MaxInFlight: 20}} {
+		cfg.Type = "a"
+		consume(t, c, cfg, newSlots(1), func(*cluster.Delivery) {})
+	}
+	cons, err := js.Consumer(t.Context(), "FORSETI_TASKS", "task-a")
+	require.NoError(t, err)
+	require.Equal(t, 20*time.Second, cons.CachedInfo().Config.AckWait)
+	require.Equal(t, 20, cons.CachedInfo().Config.MaxAckPending)
+}
+
+func TestConsumerAndStreamAreMadeAgain(t *testing.T) {
+	s := clustertest.Server(t, clustertest.NoListen())
+	c := clustertest.Connect(t, s, "n1")
+	_, js := raw(t, s)
+	got := make(chan *cluster.Delivery, 4)
+	in := newSlots(4)
+	consume(t, c, cluster.ConsumeConfig{Type: "a"}, in, func(d *cluster.Delivery) { got <- d })
+	next := func() {
+		t.Helper()
+		require.Eventually(t, func() bool { _, err := c.Send(t.Context(), messages.Task{Type: "a"}); return err == nil }, patient, 50*time.Millisecond)
+		select {
+		case d := <-got:
+			require.NoError(t, d.Ack(t.Context()))
+			in.Release(1)
+		case <-time.After(patient):
+			require.Fail(t, "no task")
+		}
+	}
+	next()
+	require.NoError(t, js.DeleteConsumer(t.Context(), "FORSETI_TASKS", "task-a"))
+	next()
+	require.NoError(t, js.DeleteStream(t.Context(), "FORSETI_TASKS"))
+	next()
+}
+
+// TestHeldTasksAreKeptAlive runs in virtual time: minutes of work under an AckWait of 30 seconds.
+func TestHeldTasksAreKeptAlive(t *testing.T) {
+	clustertest.Bubble(t, func(t *testing.T) {
+		s := clustertest.Server(t, clustertest.NoListen())
+		c := clustertest.Connect(t, s, "n1")
+		got := make(chan *cluster.Delivery, 4)
+		k := consume(t, c, cluster.ConsumeConfig{Type: "a"}, newSlots(4), func(d *cluster.Delivery) { got <- d })
+		_, err := c.Send(t.Context(), messages.Task{Type: "a"})
+		require.NoError(t, err)
+		d := <-got
+		time.Sleep(10 * time.Minute)
+		require.Empty(t, got, "delivered again while held")
+		require.NoError(t, d.Ack(t.Context()))
+		time.Sleep(2 * time.Minute)
+		require.Empty(t, got)
+		require.Zero(t, k.Stats().Duplicates)
+		require.Zero(t, k.Stats().Errors)
+	})
+}
+
+// TestRedeliveryAfterTheNodeIsGone runs in virtual time: without signs of life the task is somebody else's
+// after AckWait.
+func TestRedeliveryAfterTheNodeIsGone(t *testing.T) {
+	clustertest.Bubble(t, func(t *testing.T) {
+		s := clustertest.Server(t, clustertest.NoListen())
+		lost, c := clustertest.Connect(t, s, "n1"), clustertest.Connect(t, s, "n2")
+		got := make(chan *cluster.Delivery, 4)
+		deliver := func(d *cluster.Delivery) { got <- d }
+		consume(t, lost, cluster.ConsumeConfig{Type: "a"}, newSlots(4), deliver)
+		_, err := c.Send(t.Context(), messages.Task{Type: "a"})
+		require.NoError(t, err)
+		d := <-got
+		require.NoError(t, lost.Close(t.Context()))
+		at := time.Now()
+		require.ErrorIs(t, d.Ack(t.Context()), messages.ErrUnavailable)
+
+		consume(t, c, cluster.ConsumeConfig{Type: "a"}, newSlots(4), deliver)
+		d = <-got
+		require.InDelta(t, 30, time.Since(at).Seconds(), 2)
+		require.Equal(t, 2, d.Task.Delivery)
+		require.NoError(t, d.Ack(t.Context()))
+	})
+}
+
+func TestNakDelay(t *testing.T) {
+	clustertest.Bubble(t, func(t *testing.T) {
+		s := clustertest.Server(t, clustertest.NoListen())
+		c := clustertest.Connect(t, s, "n1")
+		got := make(chan *cluster.Delivery, 4)
+		in := newSlots(4)
+		consume(t, c, cluster.ConsumeConfig{Type: "a"}, in, func(d *cluster.Delivery) { got <- d })
+		_, err := c.Send(t.Context(), messages.Task{Type: "a"})
+		require.NoError(t, err)
+		require.NoError(t, (<-got).Nak(5*time.Minute))
+		in.Release(1)
+		at := time.Now()
+		d := <-got
+		require.InDelta(t, 300, time.Since(at).Seconds(), 1)
+		require.NoError(t, d.Ack(t.Context()))
+		in.Release(1)
+	})
+}

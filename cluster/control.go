@@ -1,0 +1,203 @@
+package cluster
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/forseti-go/forseti/messages"
+)
+
+const (
+	killPrefix   = "kill."
+	killFilter   = "kill.>"
+	killVerb     = "kill"
+	setKillTries = 8
+)
+
+// KillAck is a node's word that an order is in force there.
+type KillAck struct {
+	Node      string    `json:"node"`
+	Revision  uint64    `json:"revision"`   // of the order's scope, as the node has it now
+	AppliedAt time.Time `json:"applied_at"` // by the node's clock
+	// Delay is the time from the push to the answer, by the clock of who pushed.
+	Delay time.Duration `json:"-"`
+}
+
+// SetKill turns the kill switch of a scope on or off, for all nodes: it is stored first and then pushed.
+// Reason and By are required; At is now unless set. With a Revision the order is only given if the scope
+// still is at that one, and [messages.ErrConflict] otherwise; without one the latest order counts. The
+// state is returned as stored, with its revision. Nodes that the push does not reach find the order when
+// they reconnect or next compare.
+func (c *Cluster) SetKill(ctx context.Context, s messages.KillState) (messages.KillState, error) {
+	s, err := c.storeKill(ctx, s)
+	if err != nil {
+		return s, err
+	}
+	if body, err := json.Marshal(s); err != nil || c.nc.Publish(c.names.control(killVerb), body) != nil {
+		c.log.Warn("order stored but not pushed", "scope", s.Scope, "revision", s.Revision)
+	}
+	return s, nil
+}
+
+// SetKillAwait is SetKill, and then collects the answers of the nodes for as long as wait.
+func (c *Cluster) SetKillAwait(ctx context.Context, s messages.KillState, wait time.Duration) (messages.KillState, []KillAck, error) {
+	s, err := c.storeKill(ctx, s)
+	if err != nil {
+		return s, nil, err
+	}
+	acks, err := c.PushKill(ctx, s, wait)
+	return s, acks, err
+}
+
+// PushKill tells all nodes of an order that is stored already, and collects, for as long as wait, the
+// answers of those that have it in force, sorted by node. It does not know how many nodes there are.
+func (c *Cluster) PushKill(ctx context.Context, s messages.KillState, wait time.Duration) ([]KillAck, error) {
+	body, err := json.Marshal(s)
+	if err != nil {
+		return nil, err
+	}
+	answers := make(chan *nats.Msg, 1024)
+	inbox := c.nc.NewInbox()
+	sub, err := c.nc.ChanSubscribe(inbox, answers)
+	if err != nil {
+		return nil, fmt.Errorf("push of revision %d: %w", s.Revision, unavailable(err))
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	start := time.Now()
+	if err := c.nc.PublishRequest(c.names.control(killVerb), inbox, body); err != nil {
+		return nil, fmt.Errorf("push of revision %d: %w", s.Revision, unavailable(err))
+	}
+	acks := map[string]KillAck{}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	for done := false; !done; {
+		select {
+		case m := <-answers:
+			a := KillAck{Delay: time.Since(start)}
+			if json.Unmarshal(m.Data, &a) == nil && a.Node != "" && a.Revision >= s.Revision {
+				if _, again := acks[a.Node]; !again {
+					acks[a.Node] = a
+				}
+			}
+		case <-t.C:
+			done = true
+		case <-ctx.Done():
+			done = true
+		}
+	}
+	list := make([]KillAck, 0, len(acks))
+	for _, a := range acks {
+		list = append(list, a)
+	}
+	slices.SortFunc(list, func(a, b KillAck) int { return cmp.Compare(a.Node, b.Node) })
+	return list, ctx.Err()
+}
+
+// KillStates reads all states from the leader, sorted by scope.
+func (c *Cluster) KillStates(ctx context.Context) ([]messages.KillState, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	states, err := c.readKill(ctx)
+	slices.SortFunc(states, func(a, b messages.KillState) int { return cmp.Compare(a.Scope, b.Scope) })
+	return states, err
+}
+
+// storeKill writes an order by compare-and-set.
+func (c *Cluster) storeKill(ctx context.Context, s messages.KillState) (messages.KillState, error) {
+	scope, err := messages.ParseScope(string(s.Scope))
+	errs := []error{err}
+	for _, f := range [][2]string{{"reason", s.Reason}, {"by", s.By}} {
+		if strings.TrimSpace(f[1]) == "" || len(f[1]) > messages.MaxErrorLen {
+			errs = append(errs, &messages.FieldError{Field: f[0], Value: f[1], Allowed: fmt.Sprintf("text of 1 to %d bytes", messages.MaxErrorLen)})
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return s, err
+	}
+	s.Scope = scope
+	if s.At.IsZero() {
+		s.At = time.Now().UTC()
+	}
+	expected := s.Revision
+	s.Revision = 0
+	body, err := json.Marshal(s)
+	if err != nil {
+		return s, err
+	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	for range setKillTries {
+		e, err := c.control.get(ctx, killKey(s.Scope))
+		if err != nil && !errors.Is(err, messages.ErrNotFound) {
+			return s, fmt.Errorf("kill switch of %s: %w", s.Scope, err)
+		}
+		if expected != 0 && e.revision != expected {
+			return s, fmt.Errorf("kill switch of %s: %w: it is at revision %d, not %d", s.Scope, messages.ErrConflict, e.revision, expected)
+		}
+		revision, err := c.control.put(ctx, killKey(s.Scope), body, e.revision)
+		if err == nil {
+			s.Revision = revision
+			return s, nil
+		}
+		if !errors.Is(err, messages.ErrConflict) {
+			return s, fmt.Errorf("kill switch of %s: %w", s.Scope, err)
+		}
+		if !sleep(ctx, time.Millisecond+rand.N(20*time.Millisecond)) {
+			return s, fmt.Errorf("kill switch of %s: %w", s.Scope, ctx.Err())
+		}
+	}
+	return s, fmt.Errorf("kill switch of %s: %w, %d times in a row", s.Scope, messages.ErrConflict, setKillTries)
+}
+
+// readKill reads all states from the leader and notes how long it took to answer.
+func (c *Cluster) readKill(ctx context.Context) ([]messages.KillState, error) {
+	entries, err := c.control.all(ctx, killFilter)
+	if err != nil {
+		return nil, fmt.Errorf("kill switch: %w", err)
+	}
+	states := make([]messages.KillState, 0, len(entries))
+	for _, e := range entries {
+		if s, ok := c.readKillEntry(e); ok {
+			states = append(states, s)
+		}
+	}
+	return states, nil
+}
+
+// readKillEntry reads one state. A key that somebody deleted by hand means off.
+func (c *Cluster) readKillEntry(e entry) (messages.KillState, bool) {
+	scope, ok := killScope(e.key)
+	if !ok {
+		return messages.KillState{}, false
+	}
+	s := messages.KillState{At: e.at, Reason: "key deleted"}
+	if !e.deleted {
+		if err := json.Unmarshal(e.value, &s); err != nil {
+			c.log.Error("malformed kill switch state ignored", "key", e.key, "revision", e.revision, "error", err)
+			return messages.KillState{}, false
+		}
+	}
+	s.Scope, s.Revision = scope, e.revision
+	return s, true
+}
+
+// killKey is the bucket's key of a scope: kill.global, kill.pipeline.<name>, kill.type.<type>.
+func killKey(s messages.Scope) string { return killPrefix + strings.Replace(string(s), "=", ".", 1) }
+
+func killScope(key string) (messages.Scope, bool) {
+	name, ok := strings.CutPrefix(key, killPrefix)
+	if !ok {
+		return "", false
+	}
+	s, err := messages.ParseScope(strings.Replace(name, ".", "=", 1))
+	return s, err == nil && name != ""
+}

@@ -1,0 +1,152 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/forseti-go/forseti/messages"
+)
+
+// Limits of [DeadLetterFilter].
+const (
+	DefaultDeadLetterLimit = 100
+	MaxDeadLetterLimit     = 10000
+)
+
+// DeadLetterInfo is a dead letter and what became of it.
+type DeadLetterInfo struct {
+	Letter messages.DeadLetter
+	State  messages.DeadLetterState
+	// By, ChangedAt, Outcome and NewID tell about the replay: who asked for it, when the state last changed,
+	// how the replay ended, and the letter that it left if it failed. Zero while pending.
+	By        string
+	ChangedAt time.Time
+	Outcome   messages.Outcome
+	NewID     string
+}
+
+// DeadLetterFilter chooses dead letters. The zero value chooses the oldest hundred.
+type DeadLetterFilter struct {
+	Pipeline string                   // empty for any
+	Reason   string                   // empty for any
+	State    messages.DeadLetterState // empty for any
+	After    uint64                   // only letters with a higher sequence: the last one of the page before
+	Limit    int                      // default 100, at most 10,000
+}
+
+// DeadLetterCounts says how many letters there are; Stored = Pending + Leased + Resolved.
+type DeadLetterCounts struct {
+	Stored, Pending, Leased, Resolved int
+}
+
+// StoreDeadLetter keeps a letter, and gives its id. A letter without an id gets the one of its task and
+// replay, or a new one. Storing an id again changes nothing and is no error: the first letter stays. A
+// body too large for the server is cut and the letter marked as truncated.
+func (c *Cluster) StoreDeadLetter(ctx context.Context, d messages.DeadLetter) (id string, err error) {
+	if d.ID == "" {
+		if d.ID = messages.NewID(); d.TaskID != "" {
+			d.ID = messages.DeadLetterID(d.TaskID, d.Replay)
+		}
+	}
+	m := &nats.Msg{Subject: c.names.deadLetter(&d), Header: nats.Header(d.Encode()), Data: d.Body}
+	if room := c.room(m) - int64(len(messages.HeaderTruncated)+len("true")+4); int64(len(d.Body)) > room {
+		d.Truncated = true
+		m.Header, m.Data = nats.Header(d.Encode()), d.Body[:max(room, 0)]
+	}
+	// The server refuses a second letter of the id, under whatever pipeline and reason.
+	_, err = c.store(ctx, m, "dlq."+d.ID, jetstream.WithExpectLastSequenceForSubject(0, c.names.deadLetterByID(d.ID)))
+	if err != nil && !errors.Is(err, messages.ErrConflict) {
+		return d.ID, fmt.Errorf("dead letter %s: %w", d.ID, err)
+	}
+	return d.ID, nil
+}
+
+// DeadLetter reads a letter and its state; [messages.ErrNotFound] when there is none.
+func (c *Cluster) DeadLetter(ctx context.Context, id string) (DeadLetterInfo, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	m, err := c.dlq.GetLastMsgForSubject(ctx, c.names.deadLetterByID(id))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return DeadLetterInfo{}, fmt.Errorf("dead letter %s: %w", id, messages.ErrNotFound)
+	}
+	if err != nil {
+		return DeadLetterInfo{}, fmt.Errorf("dead letter %s: %w", id, unavailable(err))
+	}
+	state, err := c.letterState(ctx, id)
+	if err != nil {
+		return DeadLetterInfo{}, fmt.Errorf("dead letter %s: %w", id, err)
+	}
+	return c.letterInfo(m, state), nil
+}
+
+// DeadLetters lists letters, oldest first. A malformed one is listed with what was readable of it.
+func (c *Cluster) DeadLetters(ctx context.Context, f DeadLetterFilter) ([]DeadLetterInfo, error) {
+	def(&f.Limit, DefaultDeadLetterLimit)
+	switch f.State {
+	case "", messages.Pending, messages.Leased, messages.Resolved:
+	default:
+		return nil, &messages.FieldError{Field: "State", Value: string(f.State), Allowed: "pending, leased or resolved"}
+	}
+	if f.Limit < 0 || f.Limit > MaxDeadLetterLimit {
+		return nil, &messages.FieldError{Field: "Limit", Value: f.Limit, Allowed: fmt.Sprintf("1 to %d", MaxDeadLetterLimit)}
+	}
+	states, err := c.letterStates(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("dead letters: %w", err)
+	}
+	var found []DeadLetterInfo
+	for seq := f.After + 1; len(found) < f.Limit; {
+		m, err := c.dlq.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(c.names.deadLetters(f.Pipeline, f.Reason)))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("dead letters: %w", unavailable(err))
+		}
+		seq = m.Sequence + 1
+		info := c.letterInfo(m, states[lastToken(m.Subject)])
+		if f.State == "" || f.State == info.State {
+			found = append(found, info)
+		}
+	}
+	return found, nil
+}
+
+// DeadLetterCounts counts all letters by state.
+func (c *Cluster) DeadLetterCounts(ctx context.Context) (DeadLetterCounts, error) {
+	states, err := c.letterStates(ctx)
+	if err != nil {
+		return DeadLetterCounts{}, fmt.Errorf("dead letters: %w", err)
+	}
+	info, err := c.dlq.Info(ctx, jetstream.WithSubjectFilter(c.names.deadLetters("", "")))
+	if err != nil {
+		return DeadLetterCounts{}, fmt.Errorf("dead letters: %w", unavailable(err))
+	}
+	var n DeadLetterCounts
+	for subject := range info.State.Subjects {
+		n.Stored++
+		switch states[lastToken(subject)].of() {
+		case messages.Leased:
+			n.Leased++
+		case messages.Resolved:
+			n.Resolved++
+		default:
+			n.Pending++
+		}
+	}
+	return n, nil
+}
+
+func (c *Cluster) letterInfo(m *jetstream.RawStreamMsg, s letterState) DeadLetterInfo {
+	d, err := messages.DecodeDeadLetter(messages.Header(m.Header), m.Data)
+	if err != nil {
+		c.log.Warn("malformed dead letter", "id", d.ID, "sequence", m.Sequence, "error", err)
+	}
+	d.Sequence, d.StoredAt = m.Sequence, m.Time
+	return DeadLetterInfo{Letter: d, State: s.of(), By: s.By, ChangedAt: s.At, Outcome: s.Outcome, NewID: s.NewID}
+}

@@ -1,0 +1,122 @@
+package embedded
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+
+	"github.com/forseti-go/forseti/messages"
+)
+
+// Defaults of [Config].
+const (
+	DefaultHost      = "127.0.0.1"
+	DefaultPort      = 4222
+	DefaultMaxStore  = 16 << 30
+	DefaultMaxMemory = 1 << 30
+)
+
+// Config says what server to run. Zero means the default that stands beside the field.
+type Config struct {
+	// Name is the server's name. Default "forseti".
+	Name string
+	// Host is where to listen. Default 127.0.0.1. Any other than a loopback address needs credentials.
+	Host string
+	// Port is 4222 by default; -1 takes a free one. With NoListen there is none: only this process can
+	// connect, through the Server as its provider.
+	Port     int
+	NoListen bool
+	// DataDir is where streams are kept; made if it is not there. One server at a time may use it. Required
+	// unless Memory is set: then all is kept in a temporary directory that goes with the server.
+	DataDir string
+	Memory  bool
+	// User and Password, or Token, that clients must show. None by default.
+	User, Password string
+	Token          string
+	// SyncAlways has every message on the disk before it is acknowledged, which survives a power cut and is
+	// about fourteen times slower. By default the operating system writes within two minutes, which survives
+	// the end of this process only.
+	SyncAlways bool
+	// MaxStore and MaxMemory bound what streams may reserve, in bytes. Defaults 16 GiB and 1 GiB; nothing is
+	// allocated ahead.
+	MaxStore, MaxMemory int64
+	// MaxPayload bounds a message with its headers, in bytes. Default 1 MiB, at most 8 MiB.
+	MaxPayload int
+	// Logger hears the server's warnings and errors. Discarded by default.
+	Logger *slog.Logger
+}
+
+// WithDefaults returns c with every zero field that has a default set to it.
+func (c Config) WithDefaults() Config {
+	if c.Name == "" {
+		c.Name = "forseti"
+	}
+	if c.Host == "" {
+		c.Host = DefaultHost
+	}
+	if c.Port == 0 {
+		c.Port = DefaultPort
+	}
+	if c.MaxStore == 0 {
+		c.MaxStore = DefaultMaxStore
+	}
+	if c.MaxMemory == 0 {
+		c.MaxMemory = DefaultMaxMemory
+	}
+	if c.MaxPayload == 0 {
+		c.MaxPayload = 1 << 20
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// Validate reports everything that is wrong with c, each as a [messages.FieldError], joined. It expects
+// that the defaults are set.
+func (c Config) Validate() error {
+	var errs []error
+	bad := func(field string, value any, allowed string) {
+		errs = append(errs, &messages.FieldError{Field: field, Value: value, Allowed: allowed})
+	}
+	if c.Name == "" || strings.ContainsAny(c.Name, " .*>\t\r\n/\\") {
+		bad("Name", c.Name, "a name without spaces, dots, wildcards and slashes")
+	}
+	if c.Port < -1 || c.Port > 65535 {
+		bad("Port", c.Port, "1 to 65535, or -1 for a free one")
+	}
+	if c.Password != "" && c.User == "" || c.User != "" && c.Password == "" {
+		bad("User, Password", c.User, "both or none")
+	}
+	if c.Token != "" && c.User != "" {
+		bad("Token", "(secret)", "either a token or user and password")
+	}
+	if !c.NoListen && !loopback(c.Host) && c.Token == "" && c.Password == "" {
+		bad("Host", c.Host, "a loopback address, unless user and password or a token are set: anybody who reaches the port could send tasks and orders")
+	}
+	if c.DataDir == "" && !c.Memory {
+		bad("DataDir", c.DataDir, "a directory, or Memory")
+	}
+	if c.DataDir != "" && c.Memory {
+		bad("DataDir", c.DataDir, "no directory together with Memory")
+	}
+	if c.MaxStore < 0 || c.MaxMemory < 0 {
+		bad("MaxStore, MaxMemory", [2]int64{c.MaxStore, c.MaxMemory}, "positive numbers of bytes")
+	}
+	if c.MaxPayload < 1024 || c.MaxPayload > 8<<20 {
+		bad("MaxPayload", c.MaxPayload, "1 KiB to 8 MiB")
+	}
+	return errors.Join(errs...)
+}
+
+// loopback reports whether only this machine can reach host. A name counts only if it is localhost: what
+// others resolve to may change.
+func loopback(host string) bool {
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	a, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return err == nil && net.IP(a.AsSlice()).IsLoopback()
+}

@@ -1,0 +1,116 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// duplicateWindow is how long the server remembers message ids.
+const duplicateWindow = 2 * time.Minute
+
+// manifest lists every stream of one installation, those under the buckets included. All that is durable
+// on the server is declared here and in consumerConfig.
+func (c Config) manifest(n names) []jetstream.StreamConfig {
+	storage := jetstream.FileStorage
+	if c.Storage == MemoryStorage {
+		storage = jetstream.MemoryStorage
+	}
+	stream := func(name, description string, subject string) jetstream.StreamConfig {
+		return jetstream.StreamConfig{
+			Name: name, Description: description, Subjects: []string{n.prefix + "." + subject}, Storage: storage, Replicas: c.Replicas,
+			Duplicates: duplicateWindow, MaxMsgs: -1, MaxBytes: -1, MaxMsgsPerSubject: -1, MaxMsgSize: -1, MaxConsumers: -1,
+		}
+	}
+	// Direct reads may be answered by any replica. These buckets decide things, so only the leader answers.
+	bucket := func(name, description string) jetstream.StreamConfig {
+		s := stream("KV_"+name, description, "")
+		s.Subjects = []string{"$KV." + name + ".>"}
+		s.Discard, s.MaxMsgsPerSubject, s.DenyDelete, s.AllowRollup, s.AllowDirect = jetstream.DiscardNew, 1, true, true, false
+		return s
+	}
+
+	tasks := stream(n.tasks, "Forseti: tasks that wait or run", "task.*")
+	tasks.Retention, tasks.Discard, tasks.MaxBytes = jetstream.WorkQueuePolicy, jetstream.DiscardNew, c.TaskMaxBytes
+
+	results := stream(n.results, "Forseti: the latest result of each task", "result.*")
+	results.MaxMsgsPerSubject, results.MaxAge = 1, c.ResultMaxAge
+
+	dlq := stream(n.dlq, "Forseti: dead letters", "dlq.*.*.*") // pipeline, reason, id
+	dlq.MaxAge = c.DeadLetterMaxAge
+
+	events := stream(n.events, "Forseti: events", "event.>")
+	events.MaxAge, events.MaxBytes = c.EventMaxAge, c.EventMaxBytes
+
+	control := bucket(n.controlBucket, "Forseti: orders of operators")
+	dlqState := bucket(n.dlqStateBucket, "Forseti: what became of dead letters; no key means pending")
+	dlqState.MaxAge = c.DeadLetterMaxAge // a state is newer than its letter and so outlives it
+
+	return []jetstream.StreamConfig{tasks, results, dlq, events, control, dlqState}
+}
+
+// consumerConfig is the durable consumer that all nodes that handle a task type share. MaxDeliver is
+// unlimited because a message past it stays in the stream unseen; who gives up on a task is the runtime.
+func (n names) consumerConfig(cfg ConsumeConfig) jetstream.ConsumerConfig {
+	return jetstream.ConsumerConfig{
+		Name: consumerName(cfg.Type), Durable: consumerName(cfg.Type), FilterSubject: n.task(cfg.Type),
+		AckPolicy: jetstream.AckExplicitPolicy, DeliverPolicy: jetstream.DeliverAllPolicy, ReplayPolicy: jetstream.ReplayInstantPolicy,
+		AckWait: cfg.AckWait, MaxDeliver: -1, MaxAckPending: cfg.MaxInFlight,
+	}
+}
+
+// ensure creates every stream of the manifest that is missing and verifies the others.
+func ensure(ctx context.Context, js jetstream.JetStream, manifest []jetstream.StreamConfig) error {
+	var errs []error
+	for _, want := range manifest {
+		if err := ensureStream(ctx, js, want); err != nil {
+			errs = append(errs, err)
+			if ctx.Err() != nil {
+				break
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func ensureStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) error {
+	s, err := js.Stream(ctx, want.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if s, err = js.CreateStream(ctx, want); errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+			s, err = js.Stream(ctx, want.Name) // another node was faster, with other limits
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", want.Name, unavailable(err))
+	}
+	return verifyStream(s.CachedInfo().Config, want)
+}
+
+// verifyStream compares what gives a stream its meaning. Ages, sizes, replicas and storage are the
+// operator's to change on the server.
+func verifyStream(is, want jetstream.StreamConfig) error {
+	var errs []error
+	check := func(field string, is, wanted any) {
+		if is != wanted {
+			errs = append(errs, &ManifestError{Stream: want.Name, Field: field, Got: is, Want: wanted})
+		}
+	}
+	check("subjects", strings.Join(is.Subjects, " "), strings.Join(want.Subjects, " "))
+	check("retention", is.Retention, want.Retention)
+	check("discard", is.Discard, want.Discard)
+	check("max messages per subject", is.MaxMsgsPerSubject, want.MaxMsgsPerSubject)
+	check("direct reads", is.AllowDirect, want.AllowDirect)
+	check("sealed", is.Sealed, want.Sealed)
+	check("no ack", is.NoAck, want.NoAck)
+	if want.AllowRollup {
+		check("rollups", is.AllowRollup, true)
+	}
+	if is.Duplicates < want.Duplicates {
+		check("duplicate window", is.Duplicates, want.Duplicates)
+	}
+	return errors.Join(errs...)
+}

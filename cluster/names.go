@@ -1,0 +1,114 @@
+package cluster
+
+import (
+	"crypto/sha256"
+	"encoding/base32"
+	"regexp"
+	"strings"
+
+	"github.com/forseti-go/forseti/messages"
+)
+
+// maxSafeToken is the longest id that stands in a subject as it is.
+const maxSafeToken = 128
+
+// hashMark starts a token that is a hash. It is not a safe character itself, so that no id looks like one.
+const hashMark = "="
+
+var lower32 = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+
+// SubjectToken makes one token of a subject, and of a bucket's key, from an id of any shape: the id itself
+// when it consists of 1 to 128 letters, digits, _ and -, else "=" and the SHA-256 of it in lower-case
+// base32 without padding. Different ids give different tokens.
+func SubjectToken(id string) string {
+	if safeToken(id) {
+		return id
+	}
+	sum := sha256.Sum256([]byte(id))
+	return hashMark + lower32.EncodeToString(sum[:])
+}
+
+func safeToken(s string) bool {
+	if s == "" || len(s) > maxSafeToken {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '_' && c != '-' {
+			return false
+		}
+	}
+	return true
+}
+
+// orNone stands for an empty name in a subject.
+func orNone(name string) string {
+	if name == "" {
+		return "_"
+	}
+	return name
+}
+
+// names are what a prefix's streams, buckets and subjects are called.
+type names struct {
+	prefix                        string
+	tasks, results, dlq, events   string // streams
+	controlBucket, dlqStateBucket string
+}
+
+// plain prefixes map to names one to one by themselves; all others get a hash.
+var plain = regexp.MustCompile(`^[a-z0-9]+(\.[a-z0-9]+)*\.v1$`)
+
+// namesOf derives the names. forseti.v1 gives FORSETI_TASKS and forseti_control, acme.prod.forseti.v1
+// gives ACME_PROD_FORSETI_TASKS. A prefix of another shape gives names with a hash in them, set off by a
+// dash, which plain prefixes do not contain: "a.b", "a_b" and "A.b" must not share a stream.
+func namesOf(prefix string) names {
+	base := strings.ToUpper(strings.ReplaceAll(strings.TrimSuffix(prefix, ".v1"), ".", "_"))
+	if !plain.MatchString(prefix) {
+		sum := sha256.Sum256([]byte(prefix))
+		base += "-" + strings.ToUpper(lower32.EncodeToString(sum[:10]))
+	}
+	low := strings.ToLower(base)
+	return names{
+		prefix: prefix,
+		tasks:  base + "_TASKS", results: base + "_RESULTS", dlq: base + "_DLQ", events: base + "_EVENTS",
+		controlBucket: low + "_control", dlqStateBucket: low + "_dlq_state",
+	}
+}
+
+func (n names) task(typ string) string      { return n.prefix + ".task." + typ }
+func (n names) result(taskID string) string { return n.prefix + ".result." + SubjectToken(taskID) }
+func (n names) control(verb string) string  { return n.prefix + ".ctl.all." + verb }
+
+func (n names) deadLetter(d *messages.DeadLetter) string {
+	return strings.Join([]string{n.prefix, "dlq", SubjectToken(orNone(d.Pipeline)), SubjectToken(orNone(d.Reason)), SubjectToken(d.ID)}, ".")
+}
+
+// deadLetters is the filter of all letters of a pipeline and reason; empty means any.
+func (n names) deadLetters(pipeline, reason string) string {
+	return strings.Join([]string{n.prefix, "dlq", orAny(pipeline), orAny(reason), "*"}, ".")
+}
+
+func (n names) deadLetterByID(id string) string { return n.prefix + ".dlq.*.*." + SubjectToken(id) }
+
+func (n names) event(e *messages.Event) string {
+	return strings.Join([]string{n.prefix, "event", SubjectToken(e.Kind.Token()), SubjectToken(orNone(e.Pipeline)), SubjectToken(orNone(e.Node))}, ".")
+}
+
+func (n names) eventsOf(kind messages.Kind, pipeline string) string {
+	return strings.Join([]string{n.prefix, "event", orAny(kind.Token()), orAny(pipeline), "*"}, ".")
+}
+
+// own reports whether a subject belongs to this installation.
+func (n names) own(subject string) bool { return strings.HasPrefix(subject, n.prefix+".") }
+
+// consumerName is the durable consumer of one task type.
+func consumerName(typ string) string { return "task-" + typ }
+
+func orAny(name string) string {
+	if name == "" {
+		return "*"
+	}
+	return SubjectToken(name)
+}
+
+func lastToken(subject string) string { return subject[strings.LastIndexByte(subject, '.')+1:] }

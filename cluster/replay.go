@@ -1,0 +1,189 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/forseti-go/forseti/messages"
+)
+
+// letterState is what the state bucket holds of a dead letter. A letter without one is pending; so is one
+// whose lease was given back.
+//
+//	pending ──replay──► leased ──the task's end──► resolved
+//	   ▲                  │
+//	   └──── release ─────┘
+type letterState struct {
+	State   messages.DeadLetterState `json:"state"`
+	By      string                   `json:"by,omitempty"`
+	At      time.Time                `json:"at,omitzero"`
+	Node    string                   `json:"node,omitempty"`
+	Nonce   string                   `json:"nonce,omitempty"` // whose write it was, when an answer got lost
+	Outcome messages.Outcome         `json:"outcome,omitempty"`
+	NewID   string                   `json:"new_id,omitempty"`
+
+	revision uint64
+}
+
+func (s letterState) of() messages.DeadLetterState {
+	if s.State == "" {
+		return messages.Pending
+	}
+	return s.State
+}
+
+// ReplayDeadLetter sends a letter's task again, on behalf of by: same id and body, the next replay number.
+// Only one caller gets a pending letter; the others get [messages.ErrConflict]. A letter that was cut, or
+// was no task, is [messages.ErrInvalid] and stays pending. The error matches [messages.ErrUnavailable]
+// when the task was not stored and the letter is pending again, or when that is not known and the letter
+// stays leased: read its state.
+func (c *Cluster) ReplayDeadLetter(ctx context.Context, id, by string) (messages.Task, error) {
+	if by == "" {
+		return messages.Task{}, &messages.FieldError{Field: "by", Value: by, Allowed: "who asks"}
+	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	info, err := c.DeadLetter(ctx, id)
+	if err != nil {
+		return messages.Task{}, err
+	}
+	if err := replayable(&info.Letter); err != nil {
+		return messages.Task{}, fmt.Errorf("dead letter %s: %w", id, err)
+	}
+	lease, err := c.leaseLetter(ctx, id, by)
+	if err != nil {
+		return messages.Task{}, fmt.Errorf("dead letter %s: %w", id, err)
+	}
+	t, err := c.Send(ctx, info.Letter.Task(by))
+	if err == nil {
+		return t, nil
+	}
+	if unsent(err) {
+		// The caller's context may be why it failed, so giving back has its own.
+		back, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
+		defer cancel()
+		if e := c.dlqState.remove(back, SubjectToken(id), lease); e != nil {
+			err = errors.Join(err, fmt.Errorf("the letter stays leased: %w", e))
+		}
+	}
+	return t, fmt.Errorf("replay of dead letter %s: %w", id, err)
+}
+
+func replayable(d *messages.DeadLetter) error {
+	switch {
+	case d.Truncated:
+		return &messages.FieldError{Field: "body", Value: len(d.Body), Allowed: "the whole body: this one was cut when it was stored"}
+	case d.TaskID == "", d.Type == "":
+		return &messages.FieldError{Field: "task", Value: d.TaskID, Allowed: "a letter of a task: calls cannot be sent again"}
+	}
+	return nil
+}
+
+// leaseLetter makes the caller the one who replays a pending letter.
+func (c *Cluster) leaseLetter(ctx context.Context, id, by string) (revision uint64, err error) {
+	s, err := c.letterState(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	if s.of() != messages.Pending {
+		return 0, fmt.Errorf("%w: it is %s, by %s", messages.ErrConflict, s.State, s.By)
+	}
+	mine := letterState{State: messages.Leased, By: by, At: time.Now().UTC(), Node: c.cfg.Node, Nonce: messages.NewID(), revision: s.revision}
+	revision, err = c.putLetterState(ctx, id, mine)
+	if err == nil {
+		return revision, nil
+	}
+	// A write whose answer got lost may have been ours.
+	if now, e := c.letterState(ctx, id); e == nil && now.Nonce == mine.Nonce {
+		return now.revision, nil
+	}
+	return 0, err
+}
+
+// ReleaseDeadLetter makes a leased letter pending again, for an operator who knows that its replay came to
+// nothing. If it did not, the task may run twice. A letter that is not leased is [messages.ErrConflict].
+func (c *Cluster) ReleaseDeadLetter(ctx context.Context, id string) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	s, err := c.letterState(ctx, id)
+	if err == nil && s.State != messages.Leased {
+		err = fmt.Errorf("%w: it is %s", messages.ErrConflict, s.of())
+	}
+	if err == nil {
+		err = c.dlqState.remove(ctx, SubjectToken(id), s.revision)
+	}
+	if err != nil {
+		return fmt.Errorf("release of dead letter %s: %w", id, err)
+	}
+	return nil
+}
+
+// ResolveDeadLetter records how the replay of a leased letter ended, and the letter it left if it failed.
+// Resolving a resolved one changes nothing and is no error; a pending one is [messages.ErrConflict].
+func (c *Cluster) ResolveDeadLetter(ctx context.Context, id string, outcome messages.Outcome, newID string) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	for try := 0; ; try++ {
+		s, err := c.letterState(ctx, id)
+		switch {
+		case err != nil:
+			return fmt.Errorf("dead letter %s: %w", id, err)
+		case s.State == messages.Resolved:
+			return nil
+		case s.of() == messages.Pending:
+			if _, err := c.DeadLetter(ctx, id); err != nil {
+				return err
+			}
+			return fmt.Errorf("dead letter %s: %w: it is pending", id, messages.ErrConflict)
+		}
+		s.State, s.At, s.Outcome, s.NewID = messages.Resolved, time.Now().UTC(), outcome, newID
+		if _, err = c.putLetterState(ctx, id, s); err == nil {
+			return nil
+		}
+		if try == 2 || ctx.Err() != nil {
+			return fmt.Errorf("dead letter %s: %w", id, err)
+		}
+	}
+}
+
+func (c *Cluster) letterState(ctx context.Context, id string) (letterState, error) {
+	e, err := c.dlqState.get(ctx, SubjectToken(id))
+	if errors.Is(err, messages.ErrNotFound) {
+		return letterState{}, nil
+	}
+	return readLetterState(e), err
+}
+
+// letterStates reads all states by the letters' tokens.
+func (c *Cluster) letterStates(ctx context.Context) (map[string]letterState, error) {
+	entries, err := c.dlqState.snapshot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	states := make(map[string]letterState, len(entries))
+	for _, e := range entries {
+		states[e.key] = readLetterState(e)
+	}
+	return states, nil
+}
+
+// readLetterState takes what it cannot read for leased: nobody then replays it by mistake.
+func readLetterState(e entry) letterState {
+	var s letterState
+	if !e.deleted && e.revision > 0 && json.Unmarshal(e.value, &s) != nil {
+		s = letterState{State: messages.Leased, By: "unknown", At: e.at}
+	}
+	s.revision = e.revision
+	return s
+}
+
+func (c *Cluster) putLetterState(ctx context.Context, id string, s letterState) (uint64, error) {
+	b, err := json.Marshal(s)
+	if err != nil {
+		return 0, err
+	}
+	return c.dlqState.put(ctx, SubjectToken(id), b, s.revision)
+}

@@ -1,0 +1,89 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/forseti-go/forseti/messages"
+)
+
+// Send stores a task for whoever handles its type, and returns it as stored: with its id, minted when it
+// had none, and where it lies. A task whose id was sent in the last two minutes is taken for the same one
+// and stored once.
+//
+// Everything wrong with the task is told at once, as [messages.FieldError]s. With a full stream, or no
+// answer, the error matches [messages.ErrUnavailable]; sending the same id again is then safe.
+func (c *Cluster) Send(ctx context.Context, t messages.Task) (messages.Task, error) {
+	if t.ID == "" {
+		t.ID = messages.NewID()
+	}
+	h := t.Encode()
+	m := &nats.Msg{Subject: c.names.task(t.Type), Header: nats.Header(h), Data: t.Body}
+	var errs []error
+	if h.Get(messages.HeaderTaskID) != t.ID {
+		errs = append(errs, &messages.FieldError{Field: messages.HeaderTaskID, Value: t.ID, Allowed: fmt.Sprintf("at most %d bytes of text without control characters", messages.MaxIDLen)})
+	}
+	if _, err := messages.DecodeTask(t.Type, h, t.Body); err != nil {
+		errs = append(errs, err)
+	}
+	if int64(len(t.Body)) > c.room(m) {
+		errs = append(errs, c.tooLarge(m))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return t, err
+	}
+	ack, err := c.store(ctx, m, taskMsgID(t.ID, t.Replay))
+	if err != nil {
+		return t, fmt.Errorf("task %s: %w", t.ID, err)
+	}
+	t.Subject, t.Stream, t.Sequence = m.Subject, ack.Stream, ack.Sequence
+	return t, nil
+}
+
+// taskMsgID is the id the server dedupes by: that of the task, and another one for each replay, which
+// would be dropped otherwise.
+func taskMsgID(id string, replay int) string {
+	if replay == 0 {
+		return id
+	}
+	return fmt.Sprintf("%s.r%d", id, replay)
+}
+
+// TaskTypes lists, sorted, the types that some node has ever handled: those with a durable consumer.
+func (c *Cluster) TaskTypes(ctx context.Context) ([]string, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	var types []string
+	list := c.tasks.ConsumerNames(ctx)
+	for name := range list.Name() {
+		if typ, ok := strings.CutPrefix(name, consumerName("")); ok {
+			types = append(types, typ)
+		}
+	}
+	if err := list.Err(); err != nil {
+		return nil, fmt.Errorf("consumers of %s: %w", c.names.tasks, unavailable(err))
+	}
+	slices.Sort(types)
+	return types, nil
+}
+
+// decodeTask reads a task from a message of the task stream, and gives it an id that no other message has
+// when its producer gave none: from the sequence and, as those start again with a new stream, the instant.
+func decodeTask(m *nats.Msg) (messages.Task, error) {
+	t, err := messages.DecodeTask(lastToken(m.Subject), messages.Header(m.Header), m.Data)
+	t.Subject = m.Subject
+	if meta, metaErr := m.Metadata(); metaErr == nil {
+		t.Stream, t.Sequence, t.Delivery, t.StoredAt = meta.Stream, meta.Sequence.Stream, int(meta.NumDelivered), meta.Timestamp
+	} else {
+		err = errors.Join(err, &messages.FieldError{Field: "ack subject", Value: m.Reply, Allowed: "one of JetStream's"})
+	}
+	if t.ID == "" {
+		t.ID = fmt.Sprintf("%s-%d-%x", t.Stream, t.Sequence, t.StoredAt.UnixNano())
+	}
+	return t, err
+}

@@ -1,0 +1,211 @@
+package messages
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base32"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Reasons of a dead letter: one token each, the last part of its subject. A rejection that lasted past
+// the task's deadline has the reason "rejected-by-" and the name of who refused.
+const (
+	ReasonFailure       = "failure"
+	ReasonTimeout       = "timeout"
+	ReasonPanic         = "panic"
+	ReasonMalformed     = "malformed"
+	ReasonTooLarge      = "too-large"
+	ReasonDiscarded     = "discarded"
+	ReasonDeadLettered  = "dead-lettered"
+	ReasonExpired       = "expired"
+	ReasonUnhandled     = "unhandled"
+	ReasonMaxDeliveries = "max-deliveries"
+	ReasonUnserialised  = "unserialisable"
+	ReasonStopped       = "stopped"
+	ReasonRejectedBy    = "rejected-by-"
+)
+
+// DeadLetter is what a failure sink keeps of work that could not be done: enough to understand it, and
+// enough to do it again.
+type DeadLetter struct {
+	ID        string // stable for one task and replay number
+	TaskID    string // empty for a call that was not a task
+	Type      string // the task's type, if it was one
+	Pipeline  string
+	Reason    string // one token; see the Reason constants
+	Outcome   Outcome
+	Error     string // cut to MaxErrorLen
+	ErrorType string // the error's Go type
+	Attempts  int
+	// AttemptErrors holds the errors of the first attempts, up to eight, each cut to 128 bytes.
+	AttemptErrors []string
+	Policies      []string
+	Duration      time.Duration
+	Node          string
+	FirstFailedAt time.Time
+	FailedAt      time.Time
+	// Where the work came from, and goes back to when it is replayed.
+	OriginSubject  string
+	OriginStream   string
+	OriginSequence uint64
+	ContentType    string
+	IdempotencyKey string
+	Reply          string
+	TraceParent    string
+	Replay         int // how often it had been replayed when it failed
+	ReplayedBy     string
+	Context        Context
+	// Body is the original bytes. Truncated says that they did not fit; such a letter is kept but cannot be
+	// replayed.
+	Body      []byte
+	Truncated bool
+	StoredAt  time.Time // by the store's clock; set by readers
+	Sequence  uint64    // the store's; set by readers
+}
+
+var id32 = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+
+// NewID makes an id that no other call of it makes: 26 characters of a-z and 2-7, good as a token.
+func NewID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails: crypto/rand ends the process instead
+	return id32.EncodeToString(b[:])
+}
+
+// DeadLetterID is the id of the dead letter of a task's given replay: the same on every node and after
+// every crash, so that storing it twice is seen.
+func DeadLetterID(taskID string, replay int) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%d", taskID, replay))
+	return id32.EncodeToString(sum[:16])
+}
+
+// DeadLetterOf starts a dead letter from a task: its identity, origin, context and body.
+func DeadLetterOf(t *Task) DeadLetter {
+	return DeadLetter{
+		ID: DeadLetterID(t.ID, t.Replay), TaskID: t.ID, Type: t.Type,
+		OriginSubject: t.Subject, OriginStream: t.Stream, OriginSequence: t.Sequence,
+		ContentType: t.ContentType, IdempotencyKey: t.IdempotencyKey, Reply: t.Reply, TraceParent: t.TraceParent,
+		Replay: t.Replay, ReplayedBy: t.ReplayedBy, Context: t.Context, Body: t.Body,
+	}
+}
+
+// Task is the letter's task, made ready to run again on behalf of who: same identity and body, the next
+// replay number, no deadline (the old one has passed), and the letter's id so that its end is recorded.
+func (d *DeadLetter) Task(who string) Task {
+	return Task{
+		ID: d.TaskID, Type: d.Type, Body: d.Body, ContentType: d.ContentType, IdempotencyKey: d.IdempotencyKey, Reply: d.Reply,
+		TraceParent: d.TraceParent, Context: d.Context, Replay: d.Replay + 1, DeadLetterID: d.ID, ReplayedBy: who, Subject: d.OriginSubject,
+	}
+}
+
+// SetError records err as what ended the work: its text, bounded, and its type.
+func (d *DeadLetter) SetError(err error) {
+	if err == nil {
+		return
+	}
+	d.Error, d.ErrorType = clean(err.Error(), MaxErrorLen), ErrorType(err)
+}
+
+// ErrorType names the Go type of the error that err wraps innermost, which says more than its wrappers.
+func ErrorType(err error) string {
+	for {
+		inner := errors.Unwrap(err)
+		if inner == nil {
+			return fmt.Sprintf("%T", err)
+		}
+		if _, typed := err.(*RejectedError); typed { //nolint:errorlint // each wrapper is looked at in turn
+			return "*messages.RejectedError"
+		}
+		err = inner
+	}
+}
+
+// Encode returns the letter's headers; its body is the original bytes.
+func (d *DeadLetter) Encode() Header {
+	h := Header{}
+	put := func(name, value string) { h.Set(name, clean(value, MaxErrorLen)) }
+	put(HeaderDeadLetterID, d.ID)
+	put(HeaderTaskID, d.TaskID)
+	put(HeaderTaskType, d.Type)
+	put(HeaderPipeline, d.Pipeline)
+	put(HeaderDeadLetterReason, d.Reason)
+	put(HeaderOutcome, string(d.Outcome))
+	put(HeaderError, d.Error)
+	put(HeaderErrorType, d.ErrorType)
+	put(HeaderAttempt, count(d.Attempts))
+	put(HeaderPolicies, strings.Join(d.Policies, ","))
+	put(HeaderDuration, count(d.Duration.Milliseconds()))
+	put(HeaderNode, d.Node)
+	put(HeaderFirstFailedAt, stamp(d.FirstFailedAt))
+	put(HeaderFailedAt, stamp(d.FailedAt))
+	put(HeaderOriginSubject, d.OriginSubject)
+	put(HeaderOriginStream, d.OriginStream)
+	put(HeaderOriginSeq, count(d.OriginSequence))
+	put(HeaderContentType, d.ContentType)
+	put(HeaderIdempotencyKey, d.IdempotencyKey)
+	put(HeaderReply, d.Reply)
+	put(HeaderTraceParent, d.TraceParent)
+	put(HeaderReplay, count(d.Replay))
+	put(HeaderReplayedBy, d.ReplayedBy)
+	if d.Truncated {
+		put(HeaderTruncated, "true")
+	}
+	if len(d.AttemptErrors) > 0 {
+		short := make([]string, 0, 8)
+		for _, e := range d.AttemptErrors[:min(len(d.AttemptErrors), 8)] {
+			short = append(short, clean(e, 128))
+		}
+		if b, err := json.Marshal(short); err == nil {
+			h.Set(HeaderAttemptErrors, string(b))
+		}
+	}
+	d.Context.encode(h)
+	return h
+}
+
+// DecodeDeadLetter reads a letter from what a sink stored.
+func DecodeDeadLetter(h Header, body []byte) (DeadLetter, error) {
+	t, err := DecodeTask(h.Get(HeaderTaskType), h, body)
+	r := &reader{h: h}
+	if err != nil && h.Get(HeaderTaskType) != "" { // a call that was not a task has no type
+		r.errs = append(r.errs, err)
+	}
+	d := DeadLetter{
+		ID: r.text(HeaderDeadLetterID, MaxIDLen), TaskID: t.ID, Type: t.Type,
+		Pipeline: r.text(HeaderPipeline, MaxTokenLen), Reason: r.text(HeaderDeadLetterReason, 2*MaxTokenLen),
+		Outcome: Outcome(r.text(HeaderOutcome, MaxTokenLen)), Error: r.text(HeaderError, MaxErrorLen), ErrorType: r.text(HeaderErrorType, MaxErrorLen),
+		Attempts: int(r.integer(HeaderAttempt, 0, 1<<31)), Duration: time.Duration(r.integer(HeaderDuration, 0, 1<<40)) * time.Millisecond,
+		Node: r.text(HeaderNode, MaxIDLen), FirstFailedAt: r.instant(HeaderFirstFailedAt), FailedAt: r.instant(HeaderFailedAt),
+		OriginSubject: r.text(HeaderOriginSubject, MaxErrorLen), OriginStream: r.text(HeaderOriginStream, MaxIDLen),
+		OriginSequence: uint64(r.integer(HeaderOriginSeq, 0, 1<<62)), ContentType: t.ContentType, IdempotencyKey: t.IdempotencyKey,
+		Reply: t.Reply, TraceParent: t.TraceParent, Replay: t.Replay, ReplayedBy: t.ReplayedBy, Context: t.Context,
+		Body: body, Truncated: h.Get(HeaderTruncated) == "true",
+	}
+	if h.Get(HeaderTaskID) == "" {
+		d.TaskID = "" // not the store's own message id
+	}
+	if p := r.text(HeaderPolicies, MaxErrorLen); p != "" {
+		d.Policies = strings.Split(p, ",")
+	}
+	if a := r.h.Get(HeaderAttemptErrors); a != "" && json.Unmarshal([]byte(a), &d.AttemptErrors) != nil {
+		r.bad(HeaderAttemptErrors, a, "a JSON array of strings")
+	}
+	if d.ID == "" {
+		r.bad(HeaderDeadLetterID, "", "an id")
+	}
+	return d, errors.Join(r.errs...)
+}
+
+// DeadLetterState says where a dead letter stands. Stored letters = pending + leased + resolved.
+type DeadLetterState string
+
+// The states of version 1.
+const (
+	Pending  DeadLetterState = "pending"  // waits for somebody to replay it
+	Leased   DeadLetterState = "leased"   // was replayed, the outcome is not known yet
+	Resolved DeadLetterState = "resolved" // its replay ended; if it failed, a newer letter is pending
+)

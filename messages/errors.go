@@ -1,0 +1,188 @@
+package messages
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Sentinels for errors.Is. Every refusal matches ErrRejected and the one that says who refused.
+var (
+	ErrRejected     = errors.New("rejected")
+	ErrBreakerOpen  = errors.New("circuit breaker is open")
+	ErrBulkheadFull = errors.New("bulkhead is full")
+	ErrIntakeFull   = errors.New("intake is full")
+	ErrGuard        = errors.New("guard refused")
+	ErrKillSwitch   = errors.New("kill switch is on")
+	ErrStopped      = errors.New("stopped")
+	ErrTimeout      = errors.New("timed out")
+	ErrGoexit       = errors.New("function left by runtime.Goexit")
+	ErrNilFunc      = errors.New("function is nil")
+	ErrNotFound     = errors.New("not found")
+	ErrConflict     = errors.New("changed by somebody else meanwhile")
+	ErrInvalid      = errors.New("invalid")
+	ErrUnavailable  = errors.New("unavailable")
+)
+
+// RejectedError is a refusal: the work was not done, or not again, and may be offered later.
+type RejectedError struct {
+	By     string // the guard or policy that refused: its name in the pipeline
+	Reason string // a short machine-readable word
+	// RetryAfter is how long the refusal is expected to last; 0 means unknown.
+	RetryAfter time.Duration
+	Metadata   map[string]any // the guard's own details
+	Cause      error          // the sentinel that says what kind of refusal it is
+}
+
+// Error says who refused, why and until when.
+func (e *RejectedError) Error() string {
+	s := "rejected by " + e.By + ": " + e.Reason
+	if e.RetryAfter > 0 {
+		s += ", retry after " + e.RetryAfter.String()
+	}
+	return s
+}
+
+// Is makes every refusal match ErrRejected.
+func (e *RejectedError) Is(target error) bool { return target == ErrRejected }
+
+// Unwrap gives the sentinel of the policy that refused.
+func (e *RejectedError) Unwrap() error { return e.Cause }
+
+// TimeoutError says that one of our limits was met. It matches ErrTimeout and context.DeadlineExceeded.
+type TimeoutError struct {
+	Limit time.Duration // the limit as configured
+	Scope string        // the layer whose limit it was: "timeout", "attempt_timeout", or "deadline"
+}
+
+// Error names the limit.
+func (e *TimeoutError) Error() string {
+	return fmt.Sprintf("%s: no answer within %v", e.Scope, e.Limit)
+}
+
+// Is makes it match ErrTimeout and context.DeadlineExceeded.
+func (e *TimeoutError) Is(target error) bool {
+	return target == ErrTimeout || target == context.DeadlineExceeded
+}
+
+// Timeout makes it a net.Error-like timeout.
+func (e *TimeoutError) Timeout() bool { return true }
+
+// PanicError is a panic of the protected function, or of user code beside it, caught.
+type PanicError struct {
+	Value any
+	Stack []byte // as debug.Stack prints it, of the goroutine that panicked
+}
+
+// Error prints the value; the stack is left to those who ask.
+func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
+
+// Unwrap gives the panic's value when it was an error.
+func (e *PanicError) Unwrap() error {
+	err, _ := e.Value.(error)
+	return err
+}
+
+// TypeError says that a value a policy produced (a fallback, say) is not of the type its caller wants.
+type TypeError struct {
+	By, Want, Got string
+}
+
+// Error names the two types.
+func (e *TypeError) Error() string {
+	return fmt.Sprintf("%s gives a %s where the call returns a %s", e.By, e.Got, e.Want)
+}
+
+// FieldError says which part of a configuration or a message is wrong, what it was, and what is allowed.
+// It matches ErrInvalid.
+type FieldError struct {
+	Field   string
+	Value   any // never a secret or a payload
+	Allowed string
+}
+
+// Error has the three in one line.
+func (e *FieldError) Error() string {
+	return fmt.Sprintf("%s is %v: want %s", e.Field, show(e.Value), e.Allowed)
+}
+
+// Is makes it match ErrInvalid.
+func (e *FieldError) Is(target error) bool { return target == ErrInvalid }
+
+// show quotes text and bounds what an error repeats of what it was given.
+func show(v any) string {
+	s, ok := v.(string)
+	if !ok {
+		return fmt.Sprint(v)
+	}
+	if len(s) > 64 {
+		return fmt.Sprintf("%q... (%d bytes)", s[:64], len(s))
+	}
+	return fmt.Sprintf("%q", s)
+}
+
+// verdict is a handler's word on what shall become of its task.
+type verdict struct {
+	kind  verdictKind
+	after time.Duration
+	err   error
+}
+
+type verdictKind uint8
+
+const (
+	retryVerdict verdictKind = iota + 1
+	discardVerdict
+	deadLetterVerdict
+)
+
+func (v *verdict) Error() string {
+	s := map[verdictKind]string{retryVerdict: "retry later", discardVerdict: "discarded", deadLetterVerdict: "dead-lettered"}[v.kind]
+	if v.err != nil {
+		s += ": " + v.err.Error()
+	}
+	return s
+}
+
+func (v *verdict) Unwrap() error { return v.err }
+
+// Retry is returned by a task handler that wants its task delivered again after a while. The attempt
+// counts; policies do not retry it in place. On a plain call it is an ordinary failure.
+func Retry(after time.Duration, err error) error {
+	return &verdict{kind: retryVerdict, after: max(after, 0), err: err}
+}
+
+// Discard is returned by a task handler whose task can never succeed and need not be kept: the result
+// says failure, no dead letter is stored. Policies neither retry it nor count it against the downstream.
+func Discard(err error) error { return &verdict{kind: discardVerdict, err: err} }
+
+// DeadLetterNow is returned by a task handler whose task can never succeed as it is: it goes to the
+// failure sinks at once. Policies neither retry it nor count it against the downstream.
+func DeadLetterNow(err error) error { return &verdict{kind: deadLetterVerdict, err: err} }
+
+// RetryLater reports whether err, or one it wraps, was made by Retry, and the delay asked for.
+func RetryLater(err error) (after time.Duration, ok bool) {
+	if v, found := errors.AsType[*verdict](err); found && v.kind == retryVerdict {
+		return v.after, true
+	}
+	return 0, false
+}
+
+// IsDiscard reports whether err, or one it wraps, was made by Discard.
+func IsDiscard(err error) bool {
+	v, ok := errors.AsType[*verdict](err)
+	return ok && v.kind == discardVerdict
+}
+
+// Permanent reports whether err says that trying again is of no use: made by Discard or DeadLetterNow.
+func Permanent(err error) bool {
+	v, ok := errors.AsType[*verdict](err)
+	return ok && v.kind != retryVerdict
+}
+
+// Steered reports whether err is a handler's word on its task: made by Retry, Discard or DeadLetterNow.
+func Steered(err error) bool {
+	_, ok := errors.AsType[*verdict](err)
+	return ok
+}

@@ -1,0 +1,82 @@
+package messages
+
+import (
+	"strings"
+	"time"
+)
+
+// Kind names what happened: a subject and a past participle, "breaker.opened".
+type Kind string
+
+// The kinds of version 1.
+const (
+	BreakerOpened      Kind = "breaker.opened"
+	BreakerHalfOpened  Kind = "breaker.half_opened"
+	BreakerClosed      Kind = "breaker.closed"
+	KillSwitchOn       Kind = "killswitch.on"
+	KillSwitchOff      Kind = "killswitch.off"
+	DeadLetterStored   Kind = "deadletter.stored"
+	DeadLetterLost     Kind = "deadletter.lost" // no sink took it; the text says why
+	DeadLetterReplayed Kind = "deadletter.replayed"
+	FallbackServed     Kind = "fallback.served" // sampled: at most one a second and pipeline, with a count
+	TasksPaused        Kind = "tasks.paused"    // a type's fetching waits: a breaker is open or a kill switch on
+	TasksResumed       Kind = "tasks.resumed"
+	ActorRestarted     Kind = "actor.restarted"
+	ActorQuarantined   Kind = "actor.quarantined"
+	SettingsChanged    Kind = "settings.changed"
+	PipelineStopped    Kind = "pipeline.stopped"
+	NodeStarted        Kind = "node.started"
+	NodeDraining       Kind = "node.draining"
+	NodeStopped        Kind = "node.stopped"
+	Disconnected       Kind = "nats.disconnected"
+	Reconnected        Kind = "nats.reconnected"
+)
+
+// Token is the kind as one token of a subject.
+func (k Kind) Token() string { return strings.ReplaceAll(string(k), ".", "_") }
+
+// Event is one thing that happened, for observers. It never carries a payload of the user's.
+type Event struct {
+	ID       string         `json:"id"`
+	Kind     Kind           `json:"kind"`
+	At       time.Time      `json:"at"`
+	Node     string         `json:"node,omitempty"`
+	Pipeline string         `json:"pipeline,omitempty"`
+	Source   string         `json:"source,omitempty"` // the layer, guard, hook or actor it happened to
+	Reason   string         `json:"reason,omitempty"` // why, in words
+	Data     map[string]any `json:"data,omitempty"`   // numbers that led to it
+}
+
+// Scope says what a kill switch stops: everything ("global"), "pipeline=<name>" or "type=<task type>".
+type Scope string
+
+// Global is the scope of everything.
+const Global Scope = "global"
+
+// PipelineScope and TypeScope make the narrower scopes.
+func PipelineScope(name string) Scope { return Scope("pipeline=" + name) }
+
+// TypeScope is the scope of one task type.
+func TypeScope(typ string) Scope { return Scope("type=" + typ) }
+
+// ParseScope reads a scope as an operator types it.
+func ParseScope(s string) (Scope, error) {
+	if s == "" || s == string(Global) {
+		return Global, nil
+	}
+	kind, name, _ := strings.Cut(s, "=")
+	if (kind == "pipeline" || kind == "type") && ValidToken(name) {
+		return Scope(s), nil
+	}
+	return "", &FieldError{Field: "scope", Value: s, Allowed: "global, pipeline=<name> or type=<task type>, a name being 1 to 64 of a-z, 0-9, _ and -"}
+}
+
+// KillState is the state of the kill switch in one scope. The one with the higher revision counts.
+type KillState struct {
+	Scope    Scope     `json:"scope"`
+	On       bool      `json:"on"`
+	Reason   string    `json:"reason"`
+	By       string    `json:"by"`
+	At       time.Time `json:"at"`
+	Revision uint64    `json:"revision"` // set by the store; 0 for an order that never left the process
+}

@@ -1,0 +1,162 @@
+package messages
+
+import (
+	"errors"
+	"strings"
+	"time"
+)
+
+// Task is work that came over NATS. Producers need no code of ours: a body, any headers they like, and a
+// subject that ends in the type.
+type Task struct {
+	ID   string // stable over retries and replays; the message id or one made from the sequence if unset
+	Type string // what kind of work; [ValidToken]
+	Body []byte // any bytes; JSON unless ContentType says otherwise
+
+	ContentType    string
+	IdempotencyKey string
+	// Timeout bounds the work from when it was stored; Deadline does so absolutely. Zero means no bound;
+	// with both, the earlier counts.
+	Timeout     time.Duration
+	Deadline    time.Time
+	Reply       string // a subject that also gets the result
+	TraceParent string // W3C
+	Context     Context
+	// Replay is how often this task was replayed from its dead letter, DeadLetterID names that one, and
+	// ReplayedBy who asked.
+	Replay       int
+	DeadLetterID string
+	ReplayedBy   string
+
+	// What the transport knows; not set by producers.
+	Subject  string
+	Stream   string
+	Sequence uint64
+	Delivery int       // 1 for the first
+	StoredAt time.Time // by the server's clock
+}
+
+// DecodeTask reads a task of the given type from what a producer sent. With an error, all problems at
+// once as [FieldError], the task still holds everything that was readable, so that it can be kept as a
+// dead letter.
+func DecodeTask(typ string, h Header, body []byte) (Task, error) {
+	r := &reader{h: h}
+	if !ValidToken(typ) {
+		r.bad("task type", typ, "1 to 64 of a-z, 0-9, _ and -")
+	}
+	if n := h.Size(); n > MaxHeaderSize {
+		r.errs = append(r.errs, &FieldError{Field: "headers", Value: n, Allowed: "at most 32768 bytes in all"})
+	}
+	t := Task{
+		ID:             r.text(HeaderTaskID, MaxIDLen),
+		Type:           typ,
+		Body:           body,
+		ContentType:    r.text(HeaderContentType, MaxIDLen),
+		IdempotencyKey: r.text(HeaderIdempotencyKey, MaxIDLen),
+		Timeout:        time.Duration(r.integer(HeaderTimeout, 1, int64(365*24*time.Hour/time.Millisecond))) * time.Millisecond,
+		Deadline:       r.instant(HeaderDeadline),
+		Reply:          r.text(HeaderReply, MaxIDLen),
+		TraceParent:    r.text(HeaderTraceParent, MaxIDLen),
+		Replay:         int(r.integer(HeaderReplay, 0, 1<<20)),
+		DeadLetterID:   r.text(HeaderDeadLetterID, MaxIDLen),
+		ReplayedBy:     r.text(HeaderReplayedBy, MaxIDLen),
+		Context: Context{
+			OrderID:   r.text(HeaderOrderID, MaxIDLen),
+			PaymentID: r.text(HeaderPaymentID, MaxIDLen),
+			UserID:    r.text(HeaderUserID, MaxIDLen),
+			Region:    r.text(HeaderRegion, MaxIDLen),
+			Domain:    r.text(HeaderDomain, MaxIDLen),
+			Tenant:    r.text(HeaderTenant, MaxIDLen),
+			Tier:      Tier(r.text(HeaderTier, MaxTokenLen)),
+		},
+	}
+	if t.ID == "" {
+		t.ID = r.text(HeaderMsgID, MaxIDLen)
+	}
+	if strings.ContainsAny(t.Reply, " *>") || strings.HasPrefix(t.Reply, "$") {
+		r.bad(HeaderReply, t.Reply, "a subject without wildcards or spaces, not one of the server's own")
+		t.Reply = ""
+	}
+	switch t.Context.Tier {
+	case "", Critical, Standard, NonEssential:
+	default:
+		r.bad(HeaderTier, string(t.Context.Tier), "critical, standard or non_essential")
+		t.Context.Tier = ""
+	}
+	if parts := strings.Split(t.TraceParent, "-"); len(parts) >= 4 && len(parts[1]) == 32 {
+		t.Context.TraceID = parts[1]
+	}
+	for k, v := range h {
+		name := strings.ToLower(k)
+		if !strings.HasPrefix(name, HeaderExtraPrefix) || len(name) == len(HeaderExtraPrefix) || len(v) == 0 {
+			continue
+		}
+		value := r.text(k, MaxErrorLen)
+		if t.Context.Extra == nil {
+			t.Context.Extra = map[string]any{}
+		}
+		t.Context.Extra[name[len(HeaderExtraPrefix):]] = value
+	}
+	return t, errors.Join(r.errs...)
+}
+
+// Encode is DecodeTask's inverse: the headers a producer would send. The transport's own fields are left
+// out, and text that cannot travel in a header is cleaned and cut.
+func (t *Task) Encode() Header {
+	h := Header{}
+	put := func(name, value string) { h.Set(name, clean(value, MaxIDLen)) }
+	put(HeaderTaskID, t.ID)
+	put(HeaderContentType, t.ContentType)
+	put(HeaderIdempotencyKey, t.IdempotencyKey)
+	put(HeaderTimeout, count(t.Timeout.Milliseconds()))
+	put(HeaderDeadline, stamp(t.Deadline))
+	put(HeaderReply, t.Reply)
+	put(HeaderTraceParent, t.TraceParent)
+	put(HeaderReplay, count(t.Replay))
+	put(HeaderDeadLetterID, t.DeadLetterID)
+	put(HeaderReplayedBy, t.ReplayedBy)
+	t.Context.encode(h)
+	return h
+}
+
+func (c *Context) encode(h Header) {
+	put := func(name, value string) { h.Set(name, clean(value, MaxIDLen)) }
+	put(HeaderOrderID, c.OrderID)
+	put(HeaderPaymentID, c.PaymentID)
+	put(HeaderUserID, c.User())
+	put(HeaderTier, string(c.Tier))
+	put(HeaderRegion, c.Region)
+	put(HeaderDomain, c.Domain)
+	put(HeaderTenant, c.Tenant)
+	for k, v := range c.Extra {
+		switch k {
+		case RequestData, SnapshotData, ResponseData, LegacyUserID: // bodies, or said already
+			continue
+		}
+		if name := strings.ToLower(k); headerName(name) {
+			h.Set(HeaderExtraPrefix+name, clean(attribute(v), MaxErrorLen))
+		}
+	}
+}
+
+// headerName reports whether s can be the rest of a header's name.
+func headerName(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c >= 0x7f || c == ':' {
+			return false
+		}
+	}
+	return s != "" && len(s) <= MaxTokenLen
+}
+
+// Expires is when the task is no longer wanted: the earlier of its deadline and its timeout from when it
+// was stored. ok is false when it has neither.
+func (t *Task) Expires() (at time.Time, ok bool) {
+	at = t.Deadline
+	if t.Timeout > 0 && !t.StoredAt.IsZero() {
+		if by := t.StoredAt.Add(t.Timeout); at.IsZero() || by.Before(at) {
+			at = by
+		}
+	}
+	return at, !at.IsZero()
+}

@@ -1,0 +1,27 @@
+// Package runtime is the front door of Forseti: a node that protects calls and tasks with pipelines of policies.
+//
+//	rt, err := runtime.Start(ctx, runtime.Config{})          one process; WithCluster joins others over NATS
+//	p, err := rt.Pipeline("charge", runtime.Spec{...})       guards, layers outermost first, hooks, sinks
+//	v, err := runtime.Do(ctx, p, fn)                         on this goroutine: the value or the error
+//	res := runtime.Try(ctx, p, fn)                           the same, told in full; never an error, never a panic
+//	fut := runtime.Go(ctx, p, fn)                            on a worker, behind the pipeline's bounded intake
+//	err = runtime.Handle(rt, "charge", p, fn)                for tasks that arrive on forseti.v1.task.charge
+//	pid := p.PID()                                           for actors: answers messages.Execute
+//
+// What a call goes through, in this order: guards; the layers, outer to inner; the function; the layers again,
+// inner to outer; hooks and failure sinks, which never hold it up.
+//
+// What becomes of a task: it is fetched when the pipeline has room for it, runs as a call does, and is over when
+// its dead letter, if it has one, and its result are stored; only then is it acknowledged. A task that a breaker
+// or the kill switch refuses has not failed: it goes back to the stream and waits there.
+//
+// Delivery is at least once from the stream's acknowledgement to the settlement, so handlers must be idempotent.
+//
+// What holds for users:
+//
+//  1. The context comes first, and ends the work when it ends. A caller's own cancellation counts for nothing.
+//  2. Errors are typed; compare by errors.Is with the sentinels of package messages.
+//  3. Functions run on the caller's goroutine or on a worker. A function that ignores its context keeps its permits
+//     until it returns.
+//  4. Call Shutdown once: it returns what did not end in time, and nil when nothing is left.
+package runtime

@@ -1,0 +1,193 @@
+package runtime
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"mime"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/forseti-go/forseti/actors"
+	"github.com/forseti-go/forseti/cluster"
+	"github.com/forseti-go/forseti/messages"
+)
+
+// Task is a task as its handler gets it.
+type Task[T any] struct {
+	messages.Task
+	Value T // the body, decoded from JSON; the bytes themselves for []byte and json.RawMessage
+}
+
+// TaskConfig says how tasks of one type are taken.
+type TaskConfig struct {
+	Type string // required
+	// AckWait is how long a task may be silent before the server gives it to somebody else; a running handler is
+	// never silent. Default 30 s.
+	AckWait time.Duration
+	// MaxInFlight bounds the tasks that all nodes hold together. Default 256. A node never holds more than its
+	// pipeline's intake.
+	MaxInFlight int
+	// MaxDeliveries is how often a task may come before it is put aside as a dead letter: one that takes its node
+	// down with it must not do so for ever. Deliveries that a policy refused count too; refusals are rare, because
+	// nothing is fetched while they last. Default 100.
+	MaxDeliveries int
+	// MaxAge is how long a task that has no deadline may be refused before it becomes a dead letter. Default 24 h.
+	MaxAge time.Duration
+}
+
+func (c TaskConfig) withDefaults() TaskConfig {
+	if c.MaxDeliveries <= 0 {
+		c.MaxDeliveries = 100
+	}
+	if c.MaxAge <= 0 {
+		c.MaxAge = 24 * time.Hour
+	}
+	return c
+}
+
+// Handle makes p run fn for every task of a type. fn returns the result, which is stored as JSON, or an error; it
+// steers what becomes of the task by returning messages.Retry, messages.Discard or messages.DeadLetterNow. It must
+// be idempotent. The runtime needs a cluster, and can have one handler per type.
+func Handle[In, Out any](rt *Runtime, typ string, p Pipeline, fn func(context.Context, Task[In]) (Out, error)) error {
+	return HandleWith(rt, TaskConfig{Type: typ}, p, fn)
+}
+
+// HandleWith is Handle with settings.
+func HandleWith[In, Out any](rt *Runtime, cfg TaskConfig, p Pipeline, fn func(context.Context, Task[In]) (Out, error)) error {
+	if fn == nil {
+		return fmt.Errorf("task type %q: %w", cfg.Type, messages.ErrNilFunc)
+	}
+	return rt.handle(cfg, p, func(t messages.Task) (func(context.Context) (any, error), error) {
+		task := Task[In]{Task: t}
+		if err := decodeBody(&t, &task.Value); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (any, error) { return fn(ctx, task) }, nil
+	})
+}
+
+// decodeBody fills into from the task's body.
+func decodeBody(t *messages.Task, into any) error {
+	switch v := into.(type) {
+	case *[]byte:
+		*v = t.Body
+		return nil
+	case *json.RawMessage:
+		*v = t.Body
+		return nil
+	}
+	if t.ContentType != "" {
+		kind, _, err := mime.ParseMediaType(t.ContentType)
+		if err != nil || kind != "application/json" && !strings.HasSuffix(kind, "+json") {
+			return &messages.FieldError{Field: messages.HeaderContentType, Value: t.ContentType, Allowed: "application/json for this handler"}
+		}
+	}
+	if err := json.Unmarshal(t.Body, into); err != nil {
+		return fmt.Errorf("%w body: %w", messages.ErrInvalid, err)
+	}
+	return nil
+}
+
+// TaskStats counts what became of a type's tasks on this node since it started.
+type TaskStats struct {
+	Received, Succeeded, Failed, Malformed, Expired uint64
+	// Refused is how often a task was given back because a policy refused it; Paused how often fetching stopped
+	// for one.
+	Refused, Paused uint64
+	DeadLetters     uint64
+}
+
+// handler is one task type on this node.
+type handler struct {
+	rt       *Runtime
+	cfg      TaskConfig
+	p        *actors.Pipeline
+	prepare  func(messages.Task) (func(context.Context) (any, error), error)
+	consumer *cluster.Consumer
+
+	received, succeeded, failed, malformed, expired, refused, paused, letters atomic.Uint64
+}
+
+func (rt *Runtime) handle(cfg TaskConfig, p Pipeline, prepare func(messages.Task) (func(context.Context) (any, error), error)) error {
+	if rt.cluster == nil {
+		return fmt.Errorf("task type %q: %w: start the runtime with WithCluster", cfg.Type, messages.ErrUnavailable)
+	}
+	if p.p == nil {
+		return fmt.Errorf("task type %q: %w", cfg.Type, errNoPipeline)
+	}
+	h := &handler{rt: rt, cfg: cfg.withDefaults(), p: p.p, prepare: prepare}
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	if rt.draining {
+		return fmt.Errorf("task type %q: %w", cfg.Type, messages.ErrStopped)
+	}
+	if rt.handlers[cfg.Type] != nil {
+		return fmt.Errorf("task type %q: %w", cfg.Type, &messages.FieldError{Field: "Type", Value: cfg.Type, Allowed: "a type that has no handler yet"})
+	}
+	consumer, err := rt.cluster.Consume(rt.life, cluster.ConsumeConfig{
+		Type: cfg.Type, AckWait: cfg.AckWait, MaxInFlight: cfg.MaxInFlight, OnPause: h.pause, OnResume: h.resume,
+	}, h, h.deliver)
+	if err != nil {
+		return fmt.Errorf("task type %q: %w", cfg.Type, err)
+	}
+	h.consumer = consumer
+	rt.handlers[cfg.Type] = h
+	return nil
+}
+
+// TaskStats returns the counts of a type; all zero for one without a handler.
+func (rt *Runtime) TaskStats(typ string) TaskStats {
+	rt.mu.Lock()
+	h := rt.handlers[typ]
+	rt.mu.Unlock()
+	if h == nil {
+		return TaskStats{}
+	}
+	return TaskStats{
+		Received: h.received.Load(), Succeeded: h.succeeded.Load(), Failed: h.failed.Load(), Malformed: h.malformed.Load(),
+		Expired: h.expired.Load(), Refused: h.refused.Load(), Paused: h.paused.Load(), DeadLetters: h.letters.Load(),
+	}
+}
+
+// How long the consumer waits at most before it asks again whether there is room.
+const (
+	roomPoll    = 100 * time.Millisecond
+	roomAtLeast = time.Millisecond
+)
+
+// Room is how many tasks are fetched next: none while a breaker is open or the kill switch is on, because what
+// would be refused anyway is better off in the stream.
+func (h *handler) Room() (int, time.Duration, string) {
+	n, wait, why := h.p.Room(h.cfg.Type)
+	if n == 0 && (wait <= 0 || wait > roomPoll) {
+		wait = roomPoll
+	}
+	return n, max(wait, roomAtLeast), why
+}
+
+func (h *handler) Reserve(n int) int { return h.p.Reserve(n) }
+func (h *handler) Release(n int)     { h.p.Release(n) }
+
+func (h *handler) pause(why string, _ time.Duration) {
+	h.paused.Add(1)
+	h.rt.sys.Publish(messages.Event{Kind: messages.TasksPaused, Pipeline: h.p.Name(), Source: h.cfg.Type, Reason: why})
+}
+
+func (h *handler) resume() {
+	h.rt.sys.Publish(messages.Event{Kind: messages.TasksResumed, Pipeline: h.p.Name(), Source: h.cfg.Type})
+}
+
+// deliver takes a task from the consumer, which must not wait.
+func (h *handler) deliver(d *cluster.Delivery) {
+	h.received.Add(1)
+	h.rt.sys.Work(func() {
+		r := &taskRun{handler: h, d: d}
+		defer r.rescue()
+		r.begin()
+	})
+}
+
+var errExpired = errors.New("the task's deadline passed")

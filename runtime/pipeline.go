@@ -1,0 +1,98 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/forseti-go/forseti/actors"
+	"github.com/forseti-go/forseti/actors/policy"
+	"github.com/forseti-go/forseti/messages"
+	"github.com/forseti-go/forseti/sinks"
+)
+
+// Spec says what a pipeline is made of. All parts are optional: an empty one runs functions bare, and still catches
+// panics and tells outcomes.
+type Spec struct {
+	Guards []actors.Guard
+	// Layers are the policies, outermost first. The recommended order is fallback, timeout, retry, breaker,
+	// bulkhead, attempt timeout. At most 16.
+	Layers []policy.Config
+	Hooks  []actors.Hook
+	// Sinks keep what failed for good, each of them. Tasks are always kept in the cluster's dead-letter stream.
+	Sinks []sinks.Sink
+	// Intake bounds asynchronous calls, tasks and Execute messages in flight. Default 256.
+	Intake int
+}
+
+// Pipeline is a composition of guards, policies, hooks and sinks that protects calls and tasks, on behalf of a
+// context. It is a small value, safe for concurrent use; the zero value refuses everything.
+type Pipeline struct {
+	p    *actors.Pipeline
+	meta messages.Context
+	with bool
+}
+
+// Pipeline builds a pipeline and starts its actors. The name is a token that no other pipeline of the runtime has.
+// All that is wrong with the spec is reported at once.
+func (rt *Runtime) Pipeline(name string, spec Spec) (Pipeline, error) {
+	s := actors.Spec{Guards: spec.Guards, Layers: spec.Layers, Hooks: spec.Hooks, Intake: spec.Intake}
+	for _, sink := range spec.Sinks {
+		s.Sinks = append(s.Sinks, sink)
+	}
+	p, err := rt.sys.Pipeline(name, s)
+	if err != nil {
+		return Pipeline{}, fmt.Errorf("runtime: %w", err)
+	}
+	return Pipeline{p: p}, nil
+}
+
+// With returns the pipeline for calls on behalf of c, merged into what it had. It allocates nothing unless c, or
+// what it had, has Extra attributes.
+func (p Pipeline) With(c messages.Context) Pipeline {
+	if p.with || c.Extra != nil {
+		c = p.meta.With(c)
+	}
+	return Pipeline{p: p.p, meta: c, with: true}
+}
+
+func (p *Pipeline) context() *messages.Context {
+	if p.with {
+		return &p.meta
+	}
+	return nil
+}
+
+// Name is the pipeline's name.
+func (p Pipeline) Name() string {
+	if p.p == nil {
+		return ""
+	}
+	return p.p.Name()
+}
+
+// PID is the pipeline's address in Proto.Actor: it answers every *messages.Execute with a *messages.Result, also
+// when it is full or stopped, or the function panicked. nil for the zero Pipeline.
+func (p Pipeline) PID() *actors.PID {
+	if p.p == nil {
+		return nil
+	}
+	return p.p.PID()
+}
+
+// Configure replaces the settings of a layer while calls run: of "retry", say, or of "breaker-2", the second one.
+func (p Pipeline) Configure(layer string, cfg policy.Config) error {
+	if p.p == nil {
+		return errNoPipeline
+	}
+	return p.p.Configure(layer, cfg)
+}
+
+// Close stops the pipeline: new calls are refused, those in flight on workers are waited for until ctx ends.
+func (p Pipeline) Close(ctx context.Context) error {
+	if p.p == nil {
+		return nil
+	}
+	return p.p.Close(ctx)
+}
+
+var errNoPipeline = &messages.RejectedError{By: "pipeline", Reason: "made by nobody", Cause: messages.ErrStopped}

@@ -1,0 +1,272 @@
+package runtime
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/forseti-go/forseti/actors"
+	"github.com/forseti-go/forseti/cluster"
+	"github.com/forseti-go/forseti/messages"
+	"github.com/forseti-go/forseti/sinks"
+)
+
+// settleWait bounds the storing of a task's end; what fails within it is tried again with the task's next delivery.
+const settleWait = 30 * time.Second
+
+// taskRun is one delivery on its way to one settlement. It holds one slot of the intake until then.
+type taskRun struct {
+	*handler
+	d       *cluster.Delivery
+	expires time.Time // zero: never
+	settled bool
+}
+
+// begin decides whether the task runs at all, and runs it.
+func (r *taskRun) begin() {
+	t := &r.d.Task
+	if r.d.Err != nil {
+		r.malformed.Add(1)
+		r.end(r.refusal(messages.ReasonMalformed, r.d.Err), messages.ReasonMalformed)
+		return
+	}
+	if t.Delivery > 1 && r.known() {
+		return
+	}
+	if t.Delivery > r.cfg.MaxDeliveries {
+		err := fmt.Errorf("delivered %d times without an end", t.Delivery)
+		r.end(r.refusal(messages.ReasonMaxDeliveries, err), messages.ReasonMaxDeliveries)
+		return
+	}
+	fn, err := r.prepare(*t)
+	if err != nil {
+		r.malformed.Add(1)
+		r.end(r.refusal(messages.ReasonMalformed, err), messages.ReasonMalformed)
+		return
+	}
+	ctx, cancel := r.rt.life, context.CancelFunc(func() {})
+	if at, ok := t.Expires(); ok {
+		r.expires = at
+		if !time.Now().Before(at) {
+			r.expired.Add(1)
+			res := actors.Result[any]{Outcome: messages.Timeout, Err: errExpired}
+			r.store(r.result(&res, messages.ReasonExpired), nil)
+			return
+		}
+		ctx, cancel = context.WithDeadlineCause(ctx, at, errExpired)
+	}
+	actors.RunTask(ctx, r.p, t, fn, func(res actors.Result[any]) {
+		defer r.rescue()
+		defer cancel()
+		r.ended(res)
+	})
+}
+
+// known ends a task that an earlier delivery already brought to its end, but not to its acknowledgement.
+func (r *taskRun) known() bool {
+	t := &r.d.Task
+	ctx, cancel := context.WithTimeout(r.rt.life, settleWait)
+	defer cancel()
+	old, err := r.rt.cluster.Result(ctx, t.ID)
+	if err == nil && old.Replay >= t.Replay {
+		r.resolve(ctx, &old)
+		r.ack(ctx)
+		return true
+	}
+	if err != nil && !errors.Is(err, messages.ErrNotFound) {
+		r.giveBack(time.Second)
+		return true
+	}
+	info, err := r.rt.cluster.DeadLetter(ctx, messages.DeadLetterID(t.ID, t.Replay))
+	if err == nil {
+		letter := info.Letter
+		res := actors.Result[any]{Outcome: letter.Outcome, Err: errors.New(letter.Error), Attempts: letter.Attempts, Duration: letter.Duration, DeadLetterID: letter.ID}
+		record := r.result(&res, letter.Reason)
+		record.ErrorType, record.Policies = letter.ErrorType, letter.Policies
+		r.store(record, nil)
+		return true
+	}
+	if !errors.Is(err, messages.ErrNotFound) {
+		r.giveBack(time.Second)
+		return true
+	}
+	return false
+}
+
+// ended settles what the pipeline made of the task.
+func (r *taskRun) ended(res actors.Result[any]) {
+	if res.Outcome == messages.Canceled {
+		if context.Cause(r.rt.life) != nil { // aborted by a shutdown: another node shall have it, uncharged
+			r.giveBack(0)
+			return
+		}
+		res.Outcome, res.Err = messages.Timeout, &messages.TimeoutError{Limit: r.expires.Sub(r.d.Task.StoredAt), Scope: "deadline"}
+	}
+	switch {
+	case res.Outcome.Good():
+		r.succeed(res)
+	case res.Outcome == messages.Rejected:
+		r.wait(res)
+	default:
+		if after, ok := messages.RetryLater(res.Err); ok && res.Outcome == messages.Failure {
+			r.giveBack(after)
+			return
+		}
+		r.failed.Add(1)
+		r.end(res, actors.Reason(res.Err, res.Outcome))
+	}
+}
+
+func (r *taskRun) succeed(res actors.Result[any]) {
+	record := r.result(&res, "")
+	value, err := json.Marshal(res.Value)
+	if err != nil {
+		r.failed.Add(1)
+		res.Outcome, res.Err = messages.Failure, fmt.Errorf("result: %w", err)
+		r.end(res, messages.ReasonUnserialised)
+		return
+	}
+	r.succeeded.Add(1)
+	record.Value = value
+	r.store(record, nil)
+}
+
+// wait gives a refused task back: it has not failed, it waits. Only a task that may not wait any longer ends.
+func (r *taskRun) wait(res actors.Result[any]) {
+	now := time.Now()
+	late := !r.expires.IsZero() && !now.Before(r.expires) || r.expires.IsZero() && now.Sub(r.d.Task.StoredAt) > r.cfg.MaxAge
+	if late && !errors.Is(res.Err, messages.ErrStopped) {
+		r.failed.Add(1)
+		r.end(res, actors.Reason(res.Err, res.Outcome))
+		return
+	}
+	r.refused.Add(1)
+	delay := roomPoll
+	if rejected, ok := errors.AsType[*messages.RejectedError](res.Err); ok {
+		delay = max(delay, rejected.RetryAfter)
+	}
+	if !r.expires.IsZero() {
+		delay = min(delay, max(r.expires.Sub(now), 0))
+	}
+	r.giveBack(delay + rand.N(delay/2+1)) // not all at once
+}
+
+func (r *taskRun) refusal(reason string, err error) actors.Result[any] {
+	return actors.Result[any]{Outcome: messages.Failure, Err: fmt.Errorf("%s: %w", reason, err)}
+}
+
+// end keeps a dead letter, unless the handler said that there is no need to, and stores the result.
+func (r *taskRun) end(res actors.Result[any], reason string) {
+	if reason == messages.ReasonDiscarded {
+		r.store(r.result(&res, reason), nil)
+		return
+	}
+	letter := messages.DeadLetterOf(&r.d.Task)
+	letter.Pipeline, letter.Reason, letter.Outcome = r.p.Name(), reason, res.Outcome
+	letter.Attempts, letter.Policies, letter.Duration = res.Attempts, res.Policies(), res.Duration
+	letter.Node, letter.FailedAt, letter.FirstFailedAt = r.rt.node, time.Now(), res.FirstFailure
+	letter.SetError(res.Err)
+	for _, err := range res.Errors {
+		letter.AttemptErrors = append(letter.AttemptErrors, err.Error())
+	}
+	res.DeadLetterID = letter.ID
+	r.store(r.result(&res, reason), &letter)
+}
+
+// result makes the task's record.
+func (r *taskRun) result(res *actors.Result[any], reason string) messages.TaskResult {
+	t := &r.d.Task
+	record := messages.TaskResult{
+		TaskID: t.ID, Type: t.Type, Replay: t.Replay, Outcome: res.Outcome, Reason: reason, Attempts: res.Attempts,
+		Policies: res.Policies(), Duration: res.Duration, Node: r.rt.node, DeadLetterID: res.DeadLetterID,
+	}
+	if res.Err != nil && !res.Success() {
+		record.Error, record.ErrorType = res.Err.Error(), messages.ErrorType(res.Err)
+	}
+	if rejected, ok := errors.AsType[*messages.RejectedError](res.Err); ok && res.Outcome == messages.Rejected {
+		record.RejectedBy, record.RetryAfter = rejected.By, rejected.RetryAfter
+	}
+	return record
+}
+
+// store writes a task's end, in the order that loses nothing: dead letter, result, what became of the letter it
+// was replayed from, and only then the acknowledgement. If one fails, the task comes again.
+func (r *taskRun) store(record messages.TaskResult, letter *messages.DeadLetter) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.rt.life), settleWait)
+	defer cancel()
+	if letter != nil {
+		if _, err := r.rt.cluster.StoreDeadLetter(ctx, *letter); err != nil {
+			r.problem("dead letter", err)
+			r.giveBack(time.Second)
+			return
+		}
+		r.letters.Add(1)
+		r.rt.sys.Publish(messages.Event{
+			Kind: messages.DeadLetterStored, Pipeline: letter.Pipeline, Source: sinks.DeadLettersName, Reason: letter.Reason,
+			Data: map[string]any{"id": letter.ID, "task_type": letter.Type, "error_type": letter.ErrorType},
+		})
+		r.p.Offer(letter, sinks.DeadLettersName)
+	}
+	if err := r.rt.cluster.PublishResult(ctx, record, r.d.Task.Reply); err != nil {
+		r.problem("result", err)
+		r.giveBack(time.Second)
+		return
+	}
+	r.resolve(ctx, &record)
+	r.ack(ctx)
+}
+
+// resolve closes the dead letter that the task was replayed from.
+func (r *taskRun) resolve(ctx context.Context, record *messages.TaskResult) {
+	t := &r.d.Task
+	if t.Replay == 0 || t.DeadLetterID == "" {
+		return
+	}
+	err := r.rt.cluster.ResolveDeadLetter(ctx, t.DeadLetterID, record.Outcome, record.DeadLetterID)
+	if err != nil && !errors.Is(err, messages.ErrNotFound) { // it may have aged away
+		r.problem("dead letter's state", err)
+	}
+}
+
+func (r *taskRun) ack(ctx context.Context) {
+	if !r.settle() {
+		return
+	}
+	defer r.p.Release(1)
+	if err := r.d.Ack(ctx); err != nil {
+		r.problem("acknowledgement", err) // it may come again, and then ends at once: its result is known
+	}
+}
+
+func (r *taskRun) giveBack(delay time.Duration) {
+	if !r.settle() {
+		return
+	}
+	defer r.p.Release(1)
+	if err := r.d.Nak(delay); err != nil {
+		r.problem("giving back", err)
+	}
+}
+
+// settle makes sure that slot and delivery are given back once.
+func (r *taskRun) settle() bool {
+	first := !r.settled
+	r.settled = true
+	return first
+}
+
+// rescue gives the task back if our own code panicked: the slot must not be lost.
+func (r *taskRun) rescue() {
+	if v := recover(); v != nil {
+		r.problem("panic", fmt.Errorf("%v", v))
+		r.giveBack(time.Second)
+	}
+}
+
+func (r *taskRun) problem(what string, err error) {
+	r.rt.log.Error("task not settled", slog.String("what", what), slog.String("task_id", r.d.Task.ID), slog.String("task_type", r.cfg.Type), slog.Any("error", err))
+}
