@@ -16,8 +16,10 @@ import (
 type breaker struct {
 	layerBase
 	first policy.Breaker
-	host  *Host[policy.BreakerFact, policy.BreakerSnapshot]
-	view  atomic.Pointer[breakerView]
+	// revive makes the core; tests put one here that fails.
+	revive func(policy.Breaker, *policy.BreakerSnapshot) breakerCore
+	host   *Host[policy.BreakerFact, policy.BreakerSnapshot]
+	view   atomic.Pointer[breakerView]
 	// probes counts half-open calls in flight over the breaker's life: permits that started afresh with each epoch
 	// would admit more than the limit when an epoch ends with probes out.
 	probes atomic.Int32
@@ -45,15 +47,23 @@ func (v *breakerView) seen() (n uint64) {
 	return n
 }
 
+// breakerCore is what a breaker's host runs.
+type breakerCore interface {
+	Core[policy.BreakerFact, policy.BreakerSnapshot]
+	Credited() uint64
+}
+
 func newBreaker(b layerBase, cfg policy.Breaker) *breaker {
-	return &breaker{layerBase: b, first: cfg}
+	return &breaker{layerBase: b, first: cfg, revive: func(cfg policy.Breaker, last *policy.BreakerSnapshot) breakerCore {
+		return policy.NewBreaker(cfg, last)
+	}}
 }
 
 func (b *breaker) start(parent actor.SpawnerContext) error {
 	b.host = &Host[policy.BreakerFact, policy.BreakerSnapshot]{
 		sys: b.sys,
 		revive: func(last *policy.BreakerSnapshot) Core[policy.BreakerFact, policy.BreakerSnapshot] {
-			return policy.NewBreaker(b.first, last)
+			return b.revive(b.first, last)
 		},
 		publish: b.publish,
 		tick:    func() policy.BreakerFact { return b.fact(policy.Ticked, b.view.Load(), b.sys.now()) },
@@ -100,7 +110,7 @@ func (b *breaker) sleep(core Core[policy.BreakerFact, policy.BreakerSnapshot]) (
 		return false
 	}
 	v.asleep.Store(true)
-	return v.seen() != core.(*policy.BreakerCore).Credited() && v.asleep.CompareAndSwap(true, false)
+	return v.seen() != core.(breakerCore).Credited() && v.asleep.CompareAndSwap(true, false)
 }
 
 func (b *breaker) fact(kind policy.BreakerFactKind, v *breakerView, now int64) policy.BreakerFact {

@@ -191,8 +191,11 @@ func (c *BreakerCore) applyClosed(f BreakerFact) bool {
 		return false
 	case CallFailed:
 		c.window.Bad(1)
-		c.run++
 		c.idle = 0
+		if f.Seen < c.credited {
+			return c.judge() // overtaken on its way: successes that came after it end no run, and it begins none
+		}
+		c.run++
 		return c.judge()
 	}
 	return false

@@ -60,6 +60,9 @@ func Constant(d time.Duration) Backoff { return Backoff{Base: d, Max: d, Factor:
 
 // Delay is the wait after the given attempt, the first being 1. u is a random number in [0, 1).
 func (b Backoff) Delay(attempt int, u float64) time.Duration {
+	if b.Base <= 0 {
+		return 0
+	}
 	nominal := min(float64(b.Base)*math.Pow(b.Factor, float64(max(attempt, 1)-1)), float64(b.Max))
 	return time.Duration(min(nominal*(1-b.Jitter*u), float64(b.Max)))
 }
