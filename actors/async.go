@@ -237,9 +237,8 @@ func (f Future[T]) take(ctx context.Context) (Result[T], error) {
 		src.pool.give(src)
 		return res, nil
 	}
-	a.mu.Lock() // from Cancel
+	a.mu.Lock()
 	a.turn.Store(f.turn + 2)
-	src.own = nil
 	watched := a.done != nil
 	a.mu.Unlock()
 	if !watched {

@@ -146,7 +146,7 @@ func (c *call) run() error {
 	if c.preset != nil {
 		return c.outer(c)
 	}
-	if p.closed.Load() {
+	if p.closed.Load() && !c.async.on { // what was accepted before the end is still done
 		return c.reject(p.name, "stopped", 0, messages.ErrStopped)
 	}
 	if err := c.caller.Err(); err != nil {
@@ -266,7 +266,12 @@ func (c *call) reset() {
 	for i := range min(int(c.attempts), maxLogged) {
 		c.log[i] = attemptLog{}
 	}
-	c.ctx, c.caller, c.own = nil, nil, nil
+	c.ctx, c.caller = nil, nil
+	if c.own != nil {
+		c.async.mu.Lock() // from Cancel of a future this record had
+		c.own = nil
+		c.async.mu.Unlock()
+	}
 	c.meta = messages.Context{}
 	c.taskType, c.letter = "", ""
 	c.verdict, c.bare, c.task, c.withMeta = succeeded, false, false, false

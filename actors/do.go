@@ -234,7 +234,7 @@ func (r *record[T]) check(missing bool) {
 	if missing {
 		r.end(failed, messages.ErrNilFunc, r.p.unanswered)
 	} else if r.pool.mismatch != nil {
-		r.end(failed, r.pool.mismatch, r.p.unanswered)
+		r.end(failed, r.pool.mismatch, over)
 	}
 }
 

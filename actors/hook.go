@@ -100,6 +100,9 @@ func (a *hookActor) push(c *call, err error) {
 			return
 		case seq == at && a.tail.CompareAndSwap(at, at+1):
 			x.start, x.now, x.err, x.verdict = c.start, c.now, err, c.verdict
+			if c.verdict == answered {
+				x.err = c.primary
+			}
 			x.entered, x.attempts, x.taskType, x.meta = c.ran != 0, c.attempts, c.taskType, c.meta
 			copy(x.log[:], c.log[:min(int(c.attempts), maxLogged)])
 			x.seq.Store(at + 1)
@@ -141,13 +144,14 @@ func (a *hookActor) replay(r *callRecord) {
 	if r.attempts == 0 || r.log[0].begin == 0 { // refused before its first attempt, or answered by another
 		notify(a.OnExecute, at(m, sys.instant(r.start), 1))
 	}
-	told := false // the last failure
+	var told error // the failure that was told last
 	for i, l := range r.log[:min(int(r.attempts), maxLogged)] {
 		if l.begin == 0 {
 			break
 		}
 		notify(a.OnExecute, at(m, sys.instant(l.begin), i+1))
-		if told = l.err != nil && !l.neutral; told {
+		if told = nil; l.err != nil && !l.neutral {
+			told = l.err
 			f := at(m, sys.instant(l.end), i+1)
 			f.Err, f.Duration = l.err, time.Duration(l.end-l.begin)
 			notify(a.OnFailure, f)
@@ -159,17 +163,18 @@ func (a *hookActor) replay(r *callRecord) {
 		}
 	}
 	last := at(m, sys.instant(r.now), int(r.attempts))
-	last.Duration, last.Outcome = time.Duration(r.now-r.start), outcomes[r.verdict]
-	switch r.verdict {
-	case succeeded, answered:
-		notify(a.OnSuccess, last)
-	case rejected:
-		a.refused(m, r)
-	case failed, timedOut:
-		if !told {
+	last.Duration = time.Duration(r.now - r.start)
+	if r.verdict != succeeded && r.verdict != canceled && r.err != told { //nolint:errorlint // the very error
+		if _, refused := r.err.(*messages.RejectedError); refused { //nolint:errorlint // ours, and never wrapped
+			a.refused(m, r)
+		} else if told == nil { // a limit that ended an attempt is that attempt's failure
 			last.Err = r.err
 			notify(a.OnFailure, last)
 		}
+	}
+	if r.verdict == succeeded || r.verdict == answered {
+		last.Err, last.Outcome = nil, outcomes[r.verdict]
+		notify(a.OnSuccess, last)
 	}
 }
 
