@@ -80,12 +80,10 @@ func (r *record[T]) launch(where place) {
 	a.mu.Unlock()
 	a.attempts.Store(0)
 	r.start = p.sys.now()
-	if r.preset == nil && where == onWorker && !p.intake.reserve() {
-		reason, kind := "full", messages.ErrIntakeFull
-		if p.closed.Load() {
-			reason, kind = "stopped", messages.ErrStopped
+	if r.preset == nil && where == onWorker {
+		if refused := p.refuse(); refused != nil {
+			r.end(rejected, refused, p.unanswered)
 		}
-		r.end(rejected, &messages.RejectedError{By: p.name, Reason: reason, Cause: kind}, p.unanswered)
 	}
 	if r.preset != nil { // it ends here, on the caller: nothing of it may wait
 		err := r.exec()
@@ -292,7 +290,16 @@ type intake struct {
 	used atomic.Int64
 }
 
-func (i *intake) reserve() bool { return i.take(1) == 1 }
+// refuse reserves a slot for a call that comes in, or says why it cannot.
+func (p *Pipeline) refuse() error {
+	switch {
+	case p.closed.Load():
+		return &messages.RejectedError{By: p.name, Reason: "stopped", Cause: messages.ErrStopped}
+	case p.intake.take(1) == 0:
+		return &messages.RejectedError{By: p.name, Reason: "full", Cause: messages.ErrIntakeFull}
+	}
+	return nil
+}
 
 // take takes up to n slots.
 func (i *intake) take(n int64) int64 {

@@ -3,6 +3,7 @@ package cluster
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"strings"
 	"time"
@@ -154,6 +155,9 @@ func (c Config) String() string {
 
 // GoString is String, so that no way of printing shows a secret.
 func (c Config) GoString() string { return c.String() }
+
+// LogValue is String: slog's handlers look into structs otherwise.
+func (c Config) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
 // redactURL drops user, password and query of each URL in a list separated by commas. What cannot be
 // parsed is not shown: there may be a secret in it.

@@ -1,8 +1,10 @@
 package cluster
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -35,6 +37,10 @@ func TestConfigNeverPrintsSecrets(t *testing.T) {
 		require.NotContains(t, s, "t0ken")
 		require.Contains(t, s, "nats://h:1,nats://h2:2")
 	}
+	var log bytes.Buffer
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("start", "config", c)
+	require.NotContains(t, log.String(), "hush")
+	require.NotContains(t, log.String(), "t0ken")
 }
 
 func TestAtLeast(t *testing.T) {

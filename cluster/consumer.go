@@ -130,14 +130,13 @@ func (c *Cluster) Consume(ctx context.Context, cfg ConsumeConfig, in Intake, del
 	}
 	k := &Consumer{
 		c: c, cfg: cfg, in: in, deliver: deliver,
-		inbox: c.nc.NewInbox(), msgs: make(chan *nats.Msg, 2*cfg.MaxInFlight+64),
+		msgs: make(chan *nats.Msg, 2*cfg.MaxInFlight+64),
 		wake: make(chan struct{}, 1), reconnected: make(chan struct{}, 1),
 		fetched: make(chan struct{}), idle: make(chan struct{}),
 		held: map[uint64]*Delivery{}, unsure: map[uint64]struct{}{},
 	}
-	var err error
-	if k.sub, err = c.nc.ChanSubscribe(k.inbox+".*", k.msgs); err != nil {
-		return nil, fmt.Errorf("task type %s: %w", cfg.Type, unavailable(err))
+	if err := k.listen(); err != nil {
+		return nil, err
 	}
 	ctx, k.stop = context.WithCancel(ctx)
 	k.unhook = c.onReconnect(func() { signal(k.reconnected) })
@@ -148,6 +147,15 @@ func (c *Cluster) Consume(ctx context.Context, cfg ConsumeConfig, in Intake, del
 		return nil, fmt.Errorf("task type %s: %w", cfg.Type, messages.ErrStopped)
 	}
 	return k, nil
+}
+
+// listen subscribes to a new inbox.
+func (k *Consumer) listen() (err error) {
+	k.inbox = k.c.nc.NewInbox()
+	if k.sub, err = k.c.nc.ChanSubscribe(k.inbox+".*", k.msgs); err != nil {
+		return fmt.Errorf("task type %s: %w", k.cfg.Type, unavailable(err))
+	}
+	return nil
 }
 
 // start runs the two goroutines unless the Cluster is closing.

@@ -173,6 +173,37 @@ func TestStopInTheMiddle(t *testing.T) {
 	require.Zero(t, tasksLeft(t, js))
 }
 
+// TestFullFleet has all that the nodes may hold in their hands: the server then keeps silent, and the free
+// slots must not be kept from others meanwhile.
+func TestFullFleet(t *testing.T) {
+	s := clustertest.Server(t, clustertest.NoListen())
+	a, b := clustertest.Connect(t, s, "n1"), clustertest.Connect(t, s, "n2")
+	for range 6 {
+		_, err := a.Send(t.Context(), messages.Task{Type: "a"})
+		require.NoError(t, err)
+	}
+	cfg := cluster.ConsumeConfig{Type: "a", MaxInFlight: 2}
+	inA, inB := newSlots(10), newSlots(10)
+	got := make(chan *cluster.Delivery, 10)
+	ka := consume(t, a, cfg, inA, func(d *cluster.Delivery) { got <- d })
+	require.Eventually(t, func() bool { return len(got) == 2 }, soon, tick)
+	kb := consume(t, b, cfg, inB, func(d *cluster.Delivery) { got <- d })
+	require.Eventually(t, func() bool { return inA.unused() == 7 && inB.unused() == 9 }, soon, tick)
+	_, js := raw(t, s)
+	cons, err := js.Consumer(t.Context(), "FORSETI_TASKS", "task-a")
+	require.NoError(t, err)
+	require.LessOrEqual(t, cons.CachedInfo().NumWaiting, 4)
+	for range 6 {
+		d := <-got
+		require.NoError(t, d.Ack(t.Context()))
+	}
+	for _, k := range []*cluster.Consumer{ka, kb} {
+		require.Zero(t, k.Stats().Errors)
+		require.Zero(t, k.Stats().Naked)
+	}
+	require.EqualValues(t, 6, ka.Stats().Acked+kb.Stats().Acked)
+}
+
 func TestConsumerLimitsOnlyGrow(t *testing.T) {
 	s := clustertest.Server(t, clustertest.NoListen())
 	c := clustertest.Connect(t, s, "n1")
@@ -210,6 +241,33 @@ func TestConsumerAndStreamAreMadeAgain(t *testing.T) {
 	next()
 	require.NoError(t, js.DeleteStream(t.Context(), "FORSETI_TASKS"))
 	next()
+}
+
+// TestOutageLongerThanAckWait has two tasks in hand when the server goes: one still runs, the other's
+// acknowledgement finds nobody. Neither may run a second time on this node.
+func TestOutageLongerThanAckWait(t *testing.T) {
+	dir := t.TempDir()
+	s := clustertest.Server(t, clustertest.At(dir, -1))
+	port := s.Port()
+	c := clustertest.Connect(t, s, "n1", clustertest.OnDisk)
+	got := make(chan *cluster.Delivery, 4)
+	k := consume(t, c, cluster.ConsumeConfig{Type: "a", AckWait: time.Second}, newSlots(4), func(d *cluster.Delivery) { got <- d })
+	for range 2 {
+		_, err := c.Send(t.Context(), messages.Task{Type: "a"})
+		require.NoError(t, err)
+	}
+	running, over := <-got, <-got
+	clustertest.Stop(t, s)
+	ctx, cancel := context.WithTimeout(t.Context(), 1200*time.Millisecond) // more than AckWait
+	defer cancel()
+	require.ErrorIs(t, over.Ack(ctx), messages.ErrUnavailable)
+	s = clustertest.Server(t, clustertest.At(dir, port))
+	_, js := raw(t, s)
+	require.Eventually(t, func() bool { return tasksLeft(t, js) == 1 }, patient, 10*time.Millisecond, "acknowledged when it came again")
+	require.NoError(t, running.Ack(t.Context()))
+	require.Zero(t, tasksLeft(t, js))
+	require.Empty(t, got)
+	require.EqualValues(t, 2, k.Stats().Received)
 }
 
 // TestHeldTasksAreKeptAlive runs in virtual time: minutes of work under an AckWait of 30 seconds.

@@ -24,6 +24,9 @@ func nakBody(delay time.Duration) []byte {
 	return fmt.Appendf(nil, `-NAK {"delay": %d}`, delay.Nanoseconds())
 }
 
+// ackLimit bounds an acknowledgement whose context has no deadline.
+const ackLimit = 10 * time.Second
+
 // maxUnsure bounds how many tasks with an unanswered acknowledgement a consumer remembers.
 const maxUnsure = 4096
 
@@ -62,10 +65,9 @@ func (d *Delivery) Ack(ctx context.Context) error {
 	if !first {
 		return err
 	}
-	if _, ok := ctx.Deadline(); !ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, 10*time.Second)
-		defer cancel()
+	until, ok := ctx.Deadline()
+	if !ok {
+		until = time.Now().Add(ackLimit)
 	}
 	nc := d.k.c.nc
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
@@ -73,7 +75,7 @@ func (d *Delivery) Ack(ctx context.Context) error {
 		_, err = nc.RequestWithContext(one, d.subject(), ackBody)
 		cancel()
 		// No responders: the consumer is gone for the moment, and comes back with the server.
-		if err == nil || errors.Is(err, nats.ErrConnectionClosed) || !sleep(ctx, wait) {
+		if err == nil || errors.Is(err, nats.ErrConnectionClosed) || !time.Now().Before(until) || !sleep(ctx, wait) {
 			break
 		}
 	}

@@ -14,9 +14,9 @@ import (
 
 // Times of the fetching goroutine.
 const (
-	idleWait     = 5 * time.Second // how long one request waits for the next task, holding one slot
-	idleBeat     = 2 * time.Second // how often the server says that it still does
-	answerWait   = 3 * time.Second // a request that does not wait is lost after that
+	idleWait     = 5 * time.Second        // how long one request waits for the next task, holding one slot
+	idleBeat     = 2 * time.Second        // how often the server says that it still does
+	answerWait   = 500 * time.Millisecond // how long a request that does not wait may wait for the others' tasks
 	maxRoomWait  = time.Minute
 	fullWait     = 10 * time.Millisecond // when slots are gone between asking and reserving
 	giveBackWait = 2 * time.Second
@@ -43,6 +43,11 @@ func (k *Consumer) fetch(ctx context.Context) {
 		}
 		got, err := k.pull(ctx, slots, 0)
 		k.in.Release(slots - got)
+		if errors.Is(err, errStale) || errors.Is(err, errReconnect) {
+			if err = k.forget(); err == nil {
+				err = errEmpty
+			}
+		}
 		if errors.Is(err, errEmpty) && got == 0 && ctx.Err() == nil && k.in.Reserve(1) == 1 {
 			got, err = k.pull(ctx, 1, idleWait)
 			k.in.Release(1 - got)
@@ -53,7 +58,7 @@ func (k *Consumer) fetch(ctx context.Context) {
 		default:
 			failures++
 			k.refetches.Add(1)
-			k.recover(ctx, err, failures)
+			k.backOff(ctx, err, failures)
 		}
 	}
 }
@@ -206,8 +211,19 @@ func (k *Consumer) take(m *nats.Msg, reserved bool) (used bool) {
 	return true
 }
 
-// recover waits a while after a failure, longer each time, and makes the consumer again if it is gone.
-func (k *Consumer) recover(ctx context.Context, err error, failures int) {
+// forget ends a request that the server neither answers nor lets go of: while the nodes hold MaxInFlight
+// tasks it keeps silent even to one that does not wait, and would answer when nobody counts on it any more.
+// It drops requests whose inbox nobody listens to, so the inbox changes.
+func (k *Consumer) forget() error {
+	old := k.sub
+	if err := k.listen(); err != nil {
+		return err
+	}
+	return old.Drain() // what is under way still comes
+}
+
+// backOff waits a while after a failure, longer each time, and makes the consumer again if it is gone.
+func (k *Consumer) backOff(ctx context.Context, err error, failures int) {
 	if failures == 1 || failures%20 == 0 {
 		k.c.log.Warn("fetching tasks failed", "type", k.cfg.Type, "error", err, "failures", failures)
 	}

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 
 	"github.com/forseti-go/forseti/messages"
@@ -110,6 +111,21 @@ func (c Config) Validate() error {
 	}
 	return errors.Join(errs...)
 }
+
+// String says where the server listens and keeps its data, without any secret.
+func (c Config) String() string {
+	where := net.JoinHostPort(strings.Trim(c.Host, "[]"), strconv.Itoa(c.Port))
+	if c.NoListen {
+		where = "no socket"
+	}
+	return c.Name + " at " + where + ", data in " + c.DataDir
+}
+
+// GoString is String, so that no way of printing shows a secret.
+func (c Config) GoString() string { return c.String() }
+
+// LogValue is String: slog's handlers look into structs otherwise.
+func (c Config) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
 // loopback reports whether only this machine can reach host. A name counts only if it is localhost: what
 // others resolve to may change.

@@ -49,8 +49,6 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, started: make(chan struct{}), done: make(chan struct{})}
 	if err := s.start(ctx); err != nil {
 		s.shutdown()
-		close(s.done)
-		s.once.Do(func() {})
 		return nil, err
 	}
 	return s, nil
