@@ -211,7 +211,12 @@ func (r *taskRun) store(record messages.TaskResult, letter *messages.DeadLetter)
 		})
 		r.p.Offer(letter, sinks.DeadLettersName)
 	}
-	if err := r.rt.cluster.PublishResult(ctx, record, r.d.Task.Reply); err != nil {
+	err := r.rt.cluster.PublishResult(ctx, record, r.d.Task.Reply)
+	if errors.Is(err, messages.ErrInvalid) && record.Outcome.Good() { // the value is too large to be stored
+		r.end(actors.Result[any]{Outcome: messages.Failure, Err: fmt.Errorf("result: %w", err), Attempts: record.Attempts, Duration: record.Duration}, messages.ReasonUnserialised)
+		return
+	}
+	if err != nil {
 		r.problem("result", err)
 		r.giveBack(time.Second)
 		return

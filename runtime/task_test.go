@@ -3,12 +3,16 @@ package runtime_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/forseti-go/forseti/actors"
 	"github.com/forseti-go/forseti/actors/policy"
 	"github.com/forseti-go/forseti/cluster"
 	"github.com/forseti-go/forseti/cluster/clustertest"
@@ -100,5 +104,317 @@ func TestFailedTaskIsReplayed(t *testing.T) {
 		n, err := c.DeadLetterCounts(t.Context())
 		require.NoError(t, err)
 		return n.Stored == 1 && n.Resolved == 1
+	}, 5*time.Second, 10*time.Millisecond)
+}
+
+func handle(t *testing.T, rt *runtime.Runtime, p runtime.Pipeline, cfg runtime.TaskConfig, fn func(context.Context, runtime.Task[order]) (any, error)) {
+	t.Helper()
+	cfg.Type = "charge"
+	if cfg.AckWait == 0 {
+		cfg.AckWait = time.Second
+	}
+	require.NoError(t, runtime.HandleWith(rt, cfg, p, fn))
+}
+
+func letter(t *testing.T, c *cluster.Cluster, id string) messages.DeadLetter {
+	t.Helper()
+	info, err := c.DeadLetter(t.Context(), id)
+	require.NoError(t, err)
+	return info.Letter
+}
+
+// What a handler's ending means for its task: each row of the table of endings.
+func TestEndingsOfTasks(t *testing.T) {
+	rt, c := node(t)
+	p := pipeline(t, rt, runtime.Spec{Layers: []policy.Config{
+		policy.Fallback{Func: func(context.Context, error) (any, error) { return "instead", nil }, If: func(err error) bool { return err.Error() == "fall back" }},
+		policy.Timeout{Limit: 100 * time.Millisecond}, policy.Retry{Attempts: 2, Backoff: policy.Constant(0)},
+	}})
+	handle(t, rt, p, runtime.TaskConfig{}, func(ctx context.Context, t runtime.Task[order]) (any, error) {
+		switch t.ID {
+		case "fails":
+			return nil, errBoom
+		case "falls back":
+			return nil, errors.New("fall back")
+		case "times out":
+			<-ctx.Done()
+			return nil, ctx.Err()
+		case "is deaf":
+			time.Sleep(300 * time.Millisecond)
+			return "too late", nil
+		case "panics":
+			panic("at the disco")
+		case "discards":
+			return nil, messages.Discard(errBoom)
+		case "gives up":
+			return nil, messages.DeadLetterNow(errBoom)
+		case "comes again":
+			if t.Delivery < 3 {
+				return nil, messages.Retry(10*time.Millisecond, errBoom)
+			}
+			return t.Delivery, nil
+		case "answers a channel":
+			return make(chan int), nil
+		case "answers too much":
+			return string(make([]byte, 2<<20)), nil
+		}
+		return t.Value, nil
+	})
+	for _, row := range []struct {
+		task     messages.Task
+		outcome  messages.Outcome
+		reason   string
+		attempts int
+		value    string
+		letter   bool
+	}{
+		{messages.Task{ID: "works"}, messages.Success, "", 1, `{"order":17}`, false},
+		{messages.Task{ID: "fails"}, messages.Failure, messages.ReasonFailure, 2, "", true},
+		{messages.Task{ID: "falls back"}, messages.Fallback, "", 2, `"instead"`, false},
+		{messages.Task{ID: "times out"}, messages.Timeout, messages.ReasonTimeout, 1, "", true},
+		{messages.Task{ID: "is deaf"}, messages.Timeout, messages.ReasonTimeout, 1, "", true},
+		{messages.Task{ID: "panics"}, messages.Failure, messages.ReasonPanic, 2, "", true},
+		{messages.Task{ID: "discards"}, messages.Failure, messages.ReasonDiscarded, 1, "", false},
+		{messages.Task{ID: "gives up"}, messages.Failure, messages.ReasonDeadLettered, 1, "", true},
+		{messages.Task{ID: "comes again"}, messages.Success, "", 1, "3", false},
+		{messages.Task{ID: "answers a channel"}, messages.Failure, messages.ReasonUnserialised, 1, "", true},
+		{messages.Task{ID: "answers too much"}, messages.Failure, messages.ReasonUnserialised, 1, "", true},
+		{messages.Task{ID: "is not JSON", Body: []byte("{")}, messages.Failure, messages.ReasonMalformed, 0, "", true},
+		{messages.Task{ID: "is XML", ContentType: "text/xml"}, messages.Failure, messages.ReasonMalformed, 0, "", true},
+		{messages.Task{ID: "is expired", Deadline: time.Now().Add(-time.Minute)}, messages.Timeout, messages.ReasonExpired, 0, "", false},
+		{messages.Task{ID: "expires", Deadline: time.Now().Add(time.Hour)}, messages.Success, "", 1, `{"order":17}`, false},
+	} {
+		t.Run(row.task.ID, func(t *testing.T) {
+			row.task.Type = "charge"
+			if row.task.Body == nil {
+				row.task.Body = []byte(`{"order":17}`)
+			}
+			row.task.Context = messages.Context{OrderID: "17"}
+			send(t, c, row.task)
+			r := result(t, c, row.task.ID, 0)
+			require.Equal(t, row.outcome, r.Outcome, "%+v", r)
+			require.Equal(t, row.reason, r.Reason)
+			require.Equal(t, row.attempts, r.Attempts)
+			if row.value != "" {
+				require.JSONEq(t, row.value, string(r.Value))
+			}
+			require.Equal(t, row.letter, r.DeadLetterID != "")
+			if row.letter {
+				d := letter(t, c, r.DeadLetterID)
+				require.Equal(t, row.reason, d.Reason)
+				require.Equal(t, "17", d.Context.OrderID)
+				require.Equal(t, row.task.Body, d.Body)
+				require.Equal(t, "forseti.v1.task.charge", d.OriginSubject)
+				require.NotEmpty(t, d.Error)
+			}
+		})
+	}
+	require.EqualValues(t, 2, rt.TaskStats("charge").Malformed)
+}
+
+// A producer that knows nothing of us, and gets its headers wrong.
+func TestMalformedTaskBecomesADeadLetter(t *testing.T) {
+	srv := clustertest.Server(t)
+	c := clustertest.Connect(t, srv, "n1")
+	rt, err := runtime.Start(t.Context(), runtime.Config{}, runtime.WithCluster(c))
+	require.NoError(t, err)
+	handle(t, rt, pipeline(t, rt, runtime.Spec{}), runtime.TaskConfig{}, func(context.Context, runtime.Task[order]) (any, error) { return 1, nil })
+	nc, err := nats.Connect(srv.URL())
+	require.NoError(t, err)
+	defer nc.Close()
+	m := nats.NewMsg("forseti.v1.task.charge")
+	m.Header.Set("Forseti-Task-Id", "odd") // names are read without regard to case
+	m.Header.Set("forseti-timeout-ms", "soon")
+	m.Header.Set("forseti-tier", "platinum")
+	_, err = nc.RequestMsg(m, time.Second)
+	require.NoError(t, err)
+	r := result(t, c, "odd", 0)
+	require.Equal(t, messages.ReasonMalformed, r.Reason)
+	require.Contains(t, r.Error, "forseti-timeout-ms")
+	require.Contains(t, r.Error, "forseti-tier", "all problems at once")
+	require.Equal(t, messages.ReasonMalformed, letter(t, c, r.DeadLetterID).Reason)
+	require.NoError(t, rt.Shutdown(t.Context()))
+	require.NoError(t, rt.Shutdown(t.Context()), "twice is once")
+	require.False(t, rt.Ready().Ready)
+}
+
+// A task that an open breaker refuses has not failed: it waits in the stream.
+func TestRefusedTaskWaits(t *testing.T) {
+	rt, c := node(t)
+	p := pipeline(t, rt, runtime.Spec{Layers: []policy.Config{policy.Breaker{Consecutive: 2, OpenFor: 300 * time.Millisecond, Probes: 1}}})
+	var sick atomic.Bool
+	sick.Store(true)
+	handle(t, rt, p, runtime.TaskConfig{}, func(context.Context, runtime.Task[order]) (any, error) {
+		if sick.Load() {
+			return nil, errBoom
+		}
+		return 1, nil
+	})
+	events := rt.Events(64, nil)
+	for _, id := range []string{"a", "b"} {
+		send(t, c, messages.Task{ID: id, Type: "charge", Body: []byte("{}")})
+		require.Equal(t, messages.Failure, result(t, c, id, 0).Outcome)
+	}
+	sick.Store(false)
+	for i := range 20 {
+		send(t, c, messages.Task{ID: fmt.Sprint("waits-", i), Type: "charge", Body: []byte("{}")})
+	}
+	for i := range 20 {
+		r := result(t, c, fmt.Sprint("waits-", i), 0)
+		require.Equal(t, messages.Success, r.Outcome)
+		require.Equal(t, 1, r.Attempts)
+	}
+	s := rt.TaskStats("charge")
+	require.Positive(t, s.Paused+s.Refused)
+	seen := map[messages.Kind]bool{}
+	for len(events.C()) > 0 {
+		seen[(<-events.C()).Kind] = true
+	}
+	for _, k := range []messages.Kind{messages.BreakerOpened, messages.BreakerHalfOpened, messages.BreakerClosed, messages.DeadLetterStored} {
+		require.True(t, seen[k], k)
+	}
+}
+
+func TestRefusedTaskThatMayNotWaitIsKept(t *testing.T) {
+	rt, c := node(t)
+	closed := actors.GuardFunc("door", func(*messages.Context) messages.GuardResult { return messages.Reject("closed") })
+	handle(t, rt, pipeline(t, rt, runtime.Spec{Guards: []actors.Guard{closed}}), runtime.TaskConfig{}, func(context.Context, runtime.Task[order]) (any, error) { return 1, nil })
+	send(t, c, messages.Task{ID: "late", Type: "charge", Timeout: 500 * time.Millisecond, Body: []byte("{}")})
+	r := result(t, c, "late", 0)
+	// It ends as rejected when a refusal finds it late, or as expired when it is late on arrival.
+	if r.Outcome == messages.Rejected {
+		require.Equal(t, "rejected-by-door", r.Reason)
+		require.NotEmpty(t, r.DeadLetterID)
+	} else {
+		require.Equal(t, messages.ReasonExpired, r.Reason)
+	}
+}
+
+func TestKillSwitchHoldsTasksBack(t *testing.T) {
+	rt, c := node(t)
+	var ran atomic.Int64
+	p := pipeline(t, rt, runtime.Spec{Guards: []actors.Guard{actors.KillSwitch()}})
+	handle(t, rt, p, runtime.TaskConfig{}, func(context.Context, runtime.Task[order]) (any, error) { return ran.Add(1), nil })
+	order := messages.KillState{Scope: messages.TypeScope("charge"), On: true, Reason: "fire", By: "ops"}
+	_, acks, err := c.SetKillAwait(t.Context(), order, 5*time.Second)
+	require.NoError(t, err)
+	require.Len(t, acks, 1)
+	require.Equal(t, "n1", acks[0].Node)
+	send(t, c, messages.Task{ID: "held", Type: "charge", Body: []byte("{}")})
+	events := rt.Events(8, func(e messages.Event) bool { return e.Kind == messages.TasksPaused || e.Kind == messages.TasksResumed })
+	require.Eventually(t, func() bool { return rt.TaskStats("charge").Paused > 0 }, 5*time.Second, 5*time.Millisecond)
+	require.Zero(t, ran.Load())
+	order.On, order.Reason = false, "out"
+	require.NoError(t, rt.Kill(t.Context(), order))
+	require.Equal(t, messages.Success, result(t, c, "held", 0).Outcome)
+	require.Eventually(t, func() bool { return len(events.C()) > 0 }, 5*time.Second, 5*time.Millisecond)
+	require.ErrorIs(t, rt.Kill(t.Context(), messages.KillState{On: true}), messages.ErrInvalid)
+	require.ErrorIs(t, rt.Kill(t.Context(), messages.KillState{Scope: "planet", On: true, Reason: "x", By: "x"}), messages.ErrInvalid)
+}
+
+// A task whose result is stored, and whose acknowledgement was lost, is not run again.
+func TestRedeliveredTaskThatEndedIsOnlyAcknowledged(t *testing.T) {
+	rt, c := node(t)
+	require.NoError(t, c.PublishResult(t.Context(), messages.TaskResult{TaskID: "done", Type: "charge", Outcome: messages.Success, Value: []byte("1")}, ""))
+	dead := messages.DeadLetter{ID: messages.DeadLetterID("dead", 0), TaskID: "dead", Type: "charge", Pipeline: "charge", Reason: messages.ReasonFailure, Outcome: messages.Failure, Error: "boom", Body: []byte("{}")}
+	_, err := c.StoreDeadLetter(t.Context(), dead)
+	require.NoError(t, err)
+	var ran atomic.Int64
+	first := make(chan struct{}, 2)
+	p := pipeline(t, rt, runtime.Spec{})
+	handle(t, rt, p, runtime.TaskConfig{}, func(_ context.Context, t runtime.Task[order]) (any, error) {
+		if t.Delivery == 1 {
+			first <- struct{}{}
+			return nil, messages.Retry(0, errBoom) // comes again, as after a crash
+		}
+		ran.Add(1)
+		return 2, nil
+	})
+	for _, id := range []string{"done", "dead"} {
+		send(t, c, messages.Task{ID: id, Type: "charge", Body: []byte("{}")})
+		<-first
+	}
+	r := result(t, c, "dead", 0)
+	require.Equal(t, dead.ID, r.DeadLetterID)
+	require.Equal(t, messages.Failure, r.Outcome)
+	require.JSONEq(t, "1", string(result(t, c, "done", 0).Value))
+	require.Eventually(t, func() bool { used := rt.TaskStats("charge"); return used.Received == 4 }, 5*time.Second, 5*time.Millisecond)
+	require.Zero(t, ran.Load())
+}
+
+func TestPoisonedTaskIsPutAside(t *testing.T) {
+	rt, c := node(t)
+	handle(t, rt, pipeline(t, rt, runtime.Spec{}), runtime.TaskConfig{MaxDeliveries: 3}, func(context.Context, runtime.Task[order]) (any, error) {
+		return nil, messages.Retry(0, errBoom)
+	})
+	send(t, c, messages.Task{ID: "poison", Type: "charge", Body: []byte("{}")})
+	r := result(t, c, "poison", 0)
+	require.Equal(t, messages.ReasonMaxDeliveries, r.Reason)
+	require.NotEmpty(t, r.DeadLetterID)
+}
+
+// What a shutdown cannot wait for is aborted and given back; the next node does it.
+func TestShutdownGivesRunningTasksBack(t *testing.T) {
+	srv := clustertest.Server(t)
+	c := clustertest.Connect(t, srv, "n1")
+	start := func(fn func(context.Context, runtime.Task[order]) (any, error)) *runtime.Runtime {
+		rt, err := runtime.Start(t.Context(), runtime.Config{}, runtime.WithCluster(c))
+		require.NoError(t, err)
+		handle(t, rt, pipeline(t, rt, runtime.Spec{}), runtime.TaskConfig{AckWait: time.Minute}, fn)
+		return rt
+	}
+	running := make(chan struct{})
+	rt := start(func(ctx context.Context, _ runtime.Task[order]) (any, error) {
+		close(running)
+		<-ctx.Done()
+		return nil, context.Cause(ctx)
+	})
+	send(t, c, messages.Task{ID: "long", Type: "charge", Body: []byte("{}")})
+	<-running
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	require.NoError(t, rt.Shutdown(ctx))
+	_, err := c.Result(t.Context(), "long")
+	require.ErrorIs(t, err, messages.ErrNotFound)
+	rt = start(func(context.Context, runtime.Task[order]) (any, error) { return "second", nil })
+	require.JSONEq(t, `"second"`, string(result(t, c, "long", 0).Value))
+	require.NoError(t, rt.Shutdown(t.Context()))
+}
+
+func TestHandleRefusesWhatCannotWork(t *testing.T) {
+	rt, _ := node(t)
+	p := pipeline(t, rt, runtime.Spec{})
+	ok := func(context.Context, runtime.Task[order]) (any, error) { return 1, nil }
+	require.ErrorIs(t, runtime.Handle[order, any](rt, "charge", p, nil), messages.ErrNilFunc)
+	require.ErrorIs(t, runtime.Handle(rt, "No.Good", p, ok), messages.ErrInvalid)
+	require.ErrorIs(t, runtime.Handle(rt, "charge", runtime.Pipeline{}, ok), messages.ErrStopped)
+	require.NoError(t, runtime.Handle(rt, "charge", p, ok))
+	require.ErrorContains(t, runtime.Handle(rt, "charge", p, ok), "no handler yet")
+	alone, err := runtime.Start(t.Context(), runtime.Config{})
+	require.NoError(t, err)
+	require.ErrorIs(t, runtime.Handle(alone, "charge", p, ok), messages.ErrUnavailable)
+	require.NoError(t, alone.Shutdown(t.Context()))
+}
+
+// The dead letter of a replay that failed too is a new one, and the old one is resolved: every letter is counted
+// once.
+func TestFailedReplayLeavesANewLetter(t *testing.T) {
+	rt, c := node(t)
+	handle(t, rt, pipeline(t, rt, runtime.Spec{}), runtime.TaskConfig{}, func(context.Context, runtime.Task[order]) (any, error) { return nil, errBoom })
+	send(t, c, messages.Task{ID: "x", Type: "charge", Body: []byte("{}")})
+	first := result(t, c, "x", 0)
+	_, err := c.ReplayDeadLetter(t.Context(), first.DeadLetterID, "ops")
+	require.NoError(t, err)
+	_, err = c.ReplayDeadLetter(t.Context(), first.DeadLetterID, "ops")
+	require.ErrorIs(t, err, messages.ErrConflict, "it is leased")
+	second := result(t, c, "x", 1)
+	require.NotEqual(t, first.DeadLetterID, second.DeadLetterID)
+	require.Equal(t, 1, letter(t, c, second.DeadLetterID).Replay)
+	require.Equal(t, "ops", letter(t, c, second.DeadLetterID).ReplayedBy)
+	require.Eventually(t, func() bool {
+		n, err := c.DeadLetterCounts(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, n.Stored, n.Pending+n.Leased+n.Resolved)
+		return n.Stored == 2 && n.Pending == 1 && n.Resolved == 1
 	}, 5*time.Second, 10*time.Millisecond)
 }

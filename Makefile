@@ -1,0 +1,52 @@
+# Forseti. `make demo` shows what it does, `make test` shows that it does it.
+
+GO      ?= go
+GOFUMPT := mvdan.cc/gofumpt@v0.12.0
+STATIC  := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: help demo build test quick check fmt bench fuzz golden cover clean
+
+help: ## what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: build ## the whole story in under a minute: embedded NATS, a node, a payment service that breaks
+	@./bin/forseti demo
+
+build: ## the forseti command, into bin/
+	@$(GO) build -trimpath -o bin/forseti ./cmd/forseti
+
+test: ## everything, race detector on; then the allocation counts, which that detector would falsify
+	$(GO) test -race -timeout 10m ./...
+	$(GO) test -run 'Allocations' ./actors
+
+quick: ## the tests that take seconds
+	$(GO) test -short ./messages/... ./actors/... ./sinks/... ./runtime/...
+
+check: ## what a change must pass: format, vet, staticcheck, tidy, and all tests
+	@test -z "$$($(GO) run $(GOFUMPT) -l . | tee /dev/stderr)" || { echo "run make fmt"; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATIC) ./...
+	$(GO) mod tidy -diff
+	$(MAKE) test
+
+fmt: ## format
+	$(GO) run $(GOFUMPT) -w .
+
+BENCH ?= .
+bench: ## hot paths beside their goals: ns, bytes and allocations; serial, on all processors, from 64 goroutines
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./actors
+
+FUZZTIME ?= 30s
+fuzz: ## every decoder, FUZZTIME each
+	@for pkg in ./messages ./cluster; do \
+	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+	    $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; done; done
+
+golden: ## write golden files anew; review the diff
+	$(GO) test -run 'Script' ./actors/policy -rewrite
+
+cover: ## coverage by package
+	$(GO) test -cover ./...
+
+clean: ## what was built
+	@rm -rf bin
