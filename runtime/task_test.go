@@ -296,7 +296,7 @@ func TestKillSwitchHoldsTasksBack(t *testing.T) {
 	p := pipeline(t, rt, runtime.Spec{Guards: []actors.Guard{actors.KillSwitch()}})
 	handle(t, rt, p, runtime.TaskConfig{}, func(context.Context, runtime.Task[order]) (any, error) { return ran.Add(1), nil })
 	order := messages.KillState{Scope: messages.TypeScope("charge"), On: true, Reason: "fire", By: "ops"}
-	_, acks, err := c.SetKillAwait(t.Context(), order, 5*time.Second)
+	_, acks, err := c.SetKillAwait(t.Context(), order, 300*time.Millisecond)
 	require.NoError(t, err)
 	require.Len(t, acks, 1)
 	require.Equal(t, "n1", acks[0].Node)
