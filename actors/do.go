@@ -161,7 +161,7 @@ type Result[T any] struct {
 }
 
 // Policies lists the layers that really ran, outermost first.
-func (r *Result[T]) Policies() []string {
+func (r Result[T]) Policies() []string {
 	if r.p == nil {
 		return nil
 	}
@@ -169,13 +169,13 @@ func (r *Result[T]) Policies() []string {
 }
 
 // Success reports whether there is a value: from the function or from a fallback.
-func (r *Result[T]) Success() bool { return r.Outcome.Good() }
+func (r Result[T]) Success() bool { return r.Outcome.Good() }
 
 // Rejected reports whether a guard or a policy refused.
-func (r *Result[T]) Rejected() bool { return r.Outcome == messages.Rejected }
+func (r Result[T]) Rejected() bool { return r.Outcome == messages.Rejected }
 
 // Executed reports whether a pipeline answered at all; Attempts says whether the function ran.
-func (r *Result[T]) Executed() bool { return r.Outcome != "" }
+func (r Result[T]) Executed() bool { return r.Outcome != "" }
 
 func (r *record[T]) result(err error) Result[T] {
 	res := Result[T]{
