@@ -65,7 +65,9 @@ func TestHooksAreToldEverythingInOrder(t *testing.T) {
 			Guards: []Guard{closed},
 			Layers: []policy.Config{
 				policy.Fallback{Func: func(context.Context, error) (any, error) { return 3, nil }, If: func(err error) bool { return errors.Is(err, messages.ErrTimeout) }},
-				policy.Timeout{Limit: time.Minute}, policy.Retry{Attempts: 3, Backoff: policy.Constant(time.Second)}, policy.Breaker{Consecutive: 3},
+				policy.Timeout{Limit: time.Minute},
+				policy.Retry{Attempts: 3, Backoff: policy.Constant(time.Second)},
+				policy.Breaker{Consecutive: 3},
 			},
 			Hooks: []Hook{rec.hook()},
 		})

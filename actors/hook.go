@@ -226,7 +226,7 @@ func (d *drainer) kick() {
 
 func (d *drainer) receive(c actor.Context) {
 	switch c.Message().(type) {
-	case *actor.Started, kick:
+	case *actor.Started, kick, *actor.Stopping: // what was pushed before the end is told
 		d.armed.Store(false)
 		d.drain()
 	}

@@ -57,8 +57,11 @@ func layerOf[L layer](p *Pipeline) L {
 
 func fiveLayers() []policy.Config {
 	return []policy.Config{
-		policy.FallbackValue(7), policy.Timeout{Limit: time.Hour}, policy.Retry{Attempts: 4},
-		policy.Breaker{MinCalls: 100, OpenFor: time.Hour}, policy.Bulkhead{Permits: 1 << 16},
+		policy.FallbackValue(7),
+		policy.Timeout{Limit: time.Hour},
+		policy.Retry{Attempts: 4},
+		policy.Breaker{MinCalls: 100, OpenFor: time.Hour},
+		policy.Bulkhead{Permits: 1 << 16},
 	}
 }
 

@@ -17,8 +17,14 @@ func TestOutcome(t *testing.T) {
 		o                     Outcome
 		valid, good, terminal bool
 	}{
-		{Success, true, true, false}, {Fallback, true, true, false}, {Rejected, true, false, false}, {Failure, true, false, true},
-		{Timeout, true, false, true}, {Canceled, true, false, false}, {"paused", false, false, false}, {"", false, false, false},
+		{Success, true, true, false},
+		{Fallback, true, true, false},
+		{Rejected, true, false, false},
+		{Failure, true, false, true},
+		{Timeout, true, false, true},
+		{Canceled, true, false, false},
+		{"paused", false, false, false},
+		{"", false, false, false},
 	} {
 		require.Equal(t, row.valid, row.o.Valid(), row.o)
 		require.Equal(t, row.good, row.o.Good(), row.o)

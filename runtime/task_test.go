@@ -128,7 +128,8 @@ func TestEndingsOfTasks(t *testing.T) {
 	rt, c := node(t)
 	p := pipeline(t, rt, runtime.Spec{Layers: []policy.Config{
 		policy.Fallback{Func: func(context.Context, error) (any, error) { return "instead", nil }, If: func(err error) bool { return err.Error() == "fall back" }},
-		policy.Timeout{Limit: 100 * time.Millisecond}, policy.Retry{Attempts: 2, Backoff: policy.Constant(0)},
+		policy.Timeout{Limit: 100 * time.Millisecond},
+		policy.Retry{Attempts: 2, Backoff: policy.Constant(0)},
 	}})
 	handle(t, rt, p, runtime.TaskConfig{}, func(ctx context.Context, t runtime.Task[order]) (any, error) {
 		switch t.ID {

@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/forseti-go/forseti/cluster"
+	"github.com/forseti-go/forseti/messages"
+)
+
+// ackWindow is how long --wait collects the nodes' answers: nobody knows how many there will be.
+const ackWindow = time.Second
+
+func newKillCommand() *cobra.Command {
+	cmd := parent(&cobra.Command{
+		Use: "kill", Short: "Order the kill switch, and show it",
+		Long: `The kill switch refuses all calls, and leaves all tasks in the stream, on every node, until it is turned off: of
+everything, of a pipeline, or of a task type.`,
+	})
+	var client clientFlags
+	client.bind(cmd.PersistentFlags())
+	cmd.AddCommand(newKillOrderCommand(&client, true), newKillOrderCommand(&client, false), newKillStatusCommand(&client))
+	return cmd
+}
+
+// orderView is what `forseti kill on -o json` prints.
+type orderView struct {
+	messages.KillState
+	Acks []ackView `json:"acks,omitempty"`
+}
+
+type ackView struct {
+	Node      string    `json:"node"`
+	Revision  uint64    `json:"revision"`
+	AppliedAt time.Time `json:"applied_at"`
+	DelayMS   float64   `json:"delay_ms"` // from the push to the answer
+}
+
+func newKillOrderCommand(client *clientFlags, on bool) *cobra.Command {
+	var scope, reason, by string
+	var wait bool
+	var nodes int
+	use, short := "off", "Let work go on"
+	if on {
+		use, short = "on", "Stop work"
+	}
+	cmd := &cobra.Command{
+		Use: use, Short: short, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if strings.TrimSpace(reason) == "" {
+				return tryTo(usageError("--reason is missing: those who find the switch want to know why"),
+					fmt.Sprintf("forseti kill %s --reason 'payment provider is down'", use))
+			}
+			parsed, err := messages.ParseScope(scope)
+			if err != nil {
+				return err
+			}
+			if cmd.Flags().Changed("nodes") && (nodes < 1 || !wait) {
+				return usageError("--nodes is %d: want at least 1, together with --wait", nodes)
+			}
+			order := messages.KillState{Scope: parsed, On: on, Reason: reason, By: by}
+			return client.run(cmd, func(ctx context.Context, s *session) error {
+				ctx, cancel := s.bounded(ctx)
+				defer cancel()
+				return s.order(ctx, order, wait, nodes)
+			})
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&scope, "scope", string(messages.Global), "what: global, pipeline=`name` or type=name")
+	flags.StringVar(&reason, "reason", "", "`why`; required")
+	flags.BoolVar(&wait, "wait", false, "collect the nodes' answers, for a second, and show how long each took")
+	flags.IntVar(&nodes, "nodes", 1, "with --wait: fail when fewer nodes answer")
+	byFlag(cmd, &by)
+	return cmd
+}
+
+func (s *session) order(ctx context.Context, order messages.KillState, wait bool, nodes int) error {
+	var acks []cluster.KillAck
+	var err error
+	if wait {
+		order, acks, err = s.SetKillAwait(ctx, order, min(ackWindow, s.limit/2))
+	} else {
+		order, err = s.SetKill(ctx, order)
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.ordered(order, acks); err != nil || !wait || len(acks) >= nodes {
+		return err
+	}
+	late := fmt.Errorf("the order is stored, but only %d of %d nodes said within %v that it is in force", len(acks), nodes, ackWindow)
+	if len(acks) == 0 {
+		late = fmt.Errorf("the order is stored, but no node said within %v that it is in force", ackWindow)
+	}
+	return tryTo(&failure{err: late, code: exitTimeout}, "the same order again; a node that was away applies it when it is back")
+}
+
+func (s *session) ordered(state messages.KillState, acks []cluster.KillAck) error {
+	if s.json {
+		v := orderView{KillState: state}
+		for _, a := range acks {
+			v.Acks = append(v.Acks, ackView{a.Node, a.Revision, a.AppliedAt, ms(a.Delay)})
+		}
+		return s.document(v)
+	}
+	if s.quiet {
+		return nil
+	}
+	if err := s.print("kill switch %s for %s, revision %d\n", onOff(state.On), state.Scope, state.Revision); err != nil || len(acks) == 0 {
+		return err
+	}
+	rows := make([][]string, 0, len(acks))
+	for _, a := range acks {
+		rows = append(rows, []string{a.Node, fmt.Sprintf("%.1f ms", ms(a.Delay)), a.AppliedAt.Local().Format("15:04:05.000")})
+	}
+	return s.table([]string{"NODE", "IN FORCE AFTER", "AT"}, rows)
+}
+
+func newKillStatusCommand(client *clientFlags) *cobra.Command {
+	var scope string
+	cmd := &cobra.Command{
+		Use: "status", Short: "Show the kill switch of every scope that was ever ordered", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if _, err := messages.ParseScope(scope); err != nil {
+				return err
+			}
+			return client.run(cmd, func(ctx context.Context, s *session) error {
+				ctx, cancel := s.bounded(ctx)
+				defer cancel()
+				states, err := s.KillStates(ctx)
+				if err != nil {
+					return err
+				}
+				if scope != "" {
+					states = slices.DeleteFunc(states, func(k messages.KillState) bool { return string(k.Scope) != scope })
+				}
+				return s.states(states)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&scope, "scope", "", "only this one: global, pipeline=`name` or type=name")
+	return cmd
+}
+
+func (s *session) states(states []messages.KillState) error {
+	if s.json {
+		if states == nil {
+			states = []messages.KillState{}
+		}
+		return s.document(states)
+	}
+	if len(states) == 0 {
+		s.note("the kill switch is off: nobody ever ordered it")
+		return nil
+	}
+	rows := make([][]string, 0, len(states))
+	for _, k := range states {
+		rows = append(rows, []string{string(k.Scope), onOff(k.On), stamp(k.At), cell(k.By, 40), cell(k.Reason, 80), fmt.Sprint(k.Revision)})
+	}
+	return s.table([]string{"SCOPE", "STATE", "SINCE", "BY", "REASON", "REVISION"}, rows)
+}
+
+func onOff(on bool) string {
+	if on {
+		return "ON"
+	}
+	return "off"
+}

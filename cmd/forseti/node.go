@@ -1,0 +1,239 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/forseti-go/forseti/actors"
+	"github.com/forseti-go/forseti/actors/policy"
+	"github.com/forseti-go/forseti/cluster"
+	"github.com/forseti-go/forseti/cluster/embedded"
+	"github.com/forseti-go/forseti/messages"
+	"github.com/forseti-go/forseti/runtime"
+)
+
+// nodeFlags are those of `forseti node`.
+type nodeFlags struct {
+	name, prefix string
+	tasks        []string
+	// The server of its own, or another one.
+	data, listen, nats                   string
+	tokenFile, user, passwordFile, creds string
+	syncAlways                           bool
+	// The policies of each task type.
+	timeout, attemptTimeout, openFor, window, ackWait time.Duration
+	attempts, concurrency, minCalls                   int
+
+	drain time.Duration
+	quiet bool
+}
+
+func newNodeCommand() *cobra.Command { return new(nodeFlags).command() }
+
+func (f *nodeFlags) command() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "node", Short: "Run a node: tasks from NATS, through policies, to HTTP handlers", Args: cobra.NoArgs,
+		Long: `Run a node. It brings a NATS server of its own, with a data directory, unless --nats names another.
+
+Each --task makes tasks of a type POST requests: the task's body as it is; its headers, the task's context among them,
+as HTTP headers; Idempotency-Key and traceparent. The answer decides:
+  2xx             the result: JSON, or a string
+  429, 503        tried again, after Retry-After if there is one; one longer than --timeout sends the task back to the stream
+  408, 425, 5xx   a failure: tried again, and in the end a dead letter
+  any other       a dead letter at once
+Requests carry a deadline: when it has passed the node hangs up. Handlers must be idempotent.
+
+SIGTERM or SIGINT ends the node when the tasks in hand are done, at the latest after --drain; a second one at once.`,
+		Example: `  forseti node --task charge=http://127.0.0.1:8080/charge
+  forseti node --listen 0.0.0.0:4222 --token-file token --task charge=http://127.0.0.1:8080/charge
+  forseti node --nats nats://nats.internal:4222 --creds node.creds --task charge=http://127.0.0.1:8080/charge`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := f.config(cmd.Flags().Changed)
+			if err != nil {
+				return err
+			}
+			return cfg.run(cmd.Context(), cmd.ErrOrStderr())
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringArrayVar(&f.tasks, "task", nil, "`type=URL`: handle a task type by an HTTP handler; repeatable")
+	flags.StringVar(&f.name, "name", hostToken(), "this node's `name`, unlike that of every other")
+	flags.StringVar(&f.prefix, "prefix", cluster.DefaultPrefix, "what all subjects start with")
+	flags.StringVar(&f.data, "data", "forseti-data", "own server: `directory` of tasks, results and dead letters")
+	flags.StringVar(&f.listen, "listen", net.JoinHostPort(embedded.DefaultHost, strconv.Itoa(embedded.DefaultPort)), "own server: `host:port`; port 0 takes a free one; other hosts than loopback need credentials")
+	flags.BoolVar(&f.syncAlways, "sync-always", false, "own server: on the disk before it is acknowledged; survives a power cut, about 14 times slower")
+	flags.StringVar(&f.nats, "nats", "", "the `URL` of another server, instead of an own one")
+	flags.StringVar(&f.tokenFile, "token-file", "", "`file` with the token that clients show, or that is shown to --nats; env FORSETI_TOKEN holds one itself")
+	flags.StringVar(&f.user, "user", "", "`name` that clients show, or that is shown to --nats; with --password-file")
+	flags.StringVar(&f.passwordFile, "password-file", "", "`file` with the user's password")
+	flags.StringVar(&f.creds, "creds", "", "with --nats: NATS credentials `file`")
+	flags.DurationVar(&f.timeout, "timeout", 30*time.Second, "limit of a task's attempts together")
+	flags.DurationVar(&f.attemptTimeout, "attempt-timeout", 10*time.Second, "limit of one attempt; never more than --timeout")
+	flags.IntVar(&f.attempts, "attempts", 3, "attempts before a task is a dead letter")
+	flags.IntVar(&f.concurrency, "concurrency", 64, "requests at once, of each type")
+	flags.DurationVar(&f.openFor, "open-for", 10*time.Second, "how long a breaker stays open before it probes")
+	flags.DurationVar(&f.window, "breaker-window", 10*time.Second, "how far back a breaker judges: it opens when half of the calls failed")
+	flags.IntVar(&f.minCalls, "min-calls", 20, "calls in the window before it is judged")
+	flags.DurationVar(&f.ackWait, "ack-wait", cluster.DefaultAckWait, "silence after which a task of a dead node goes to another one")
+	flags.DurationVar(&f.drain, "drain", 20*time.Second, "how long tasks in hand may take when the node is told to end")
+	flags.BoolVarP(&f.quiet, "quiet", "q", false, "no banner, only the log")
+	return cmd
+}
+
+// nodeConfig is what a node is made from.
+type nodeConfig struct {
+	cluster  cluster.Config
+	server   *embedded.Config // nil with --nats
+	handlers []*httpHandler
+	spec     runtime.Spec
+	tasks    runtime.TaskConfig
+	drain    time.Duration
+	quiet    bool
+}
+
+// config checks the flags, all of them, and reads the secrets.
+func (f *nodeFlags) config(changed func(string) bool) (*nodeConfig, error) {
+	var errs []error
+	want := func(ok bool, flag string, value any, allowed string) {
+		if !ok {
+			errs = append(errs, usageError("--%s is %v: want %s", flag, value, allowed))
+		}
+	}
+	want(f.timeout > 0, "timeout", f.timeout, "more than 0")
+	want(f.attemptTimeout > 0, "attempt-timeout", f.attemptTimeout, "more than 0")
+	want(f.attemptTimeout <= f.timeout || !changed("attempt-timeout"), "attempt-timeout", f.attemptTimeout, "at most --timeout, "+f.timeout.String())
+	want(f.attempts >= 1 && f.attempts <= 100, "attempts", f.attempts, "1 to 100")
+	want(f.concurrency >= 1 && f.concurrency <= 4096, "concurrency", f.concurrency, "1 to 4096")
+	want(f.openFor >= time.Millisecond, "open-for", f.openFor, "at least 1ms")
+	want(f.window >= 10*time.Millisecond, "breaker-window", f.window, "at least 10ms")
+	want(f.minCalls >= 1, "min-calls", f.minCalls, "at least 1")
+	want(f.ackWait >= time.Second, "ack-wait", f.ackWait, "at least 1s")
+	want(f.drain >= 0, "drain", f.drain, "0 or more")
+	want(messages.ValidToken(f.name), "name", f.name, "1 to 64 of a-z, 0-9, _ and -")
+	want(f.nats == "" || len(f.tasks) > 0, "nats", f.nats, "at least one --task with it: such a node would do nothing")
+	for _, flag := range []string{"data", "listen", "sync-always"} {
+		want(f.nats == "" || !changed(flag), flag, "given", "not together with --nats: it is about a server of its own")
+	}
+	want(f.creds == "" || f.nats != "", "creds", f.creds, "--nats with it: the own server knows tokens and passwords only")
+	want((f.user == "") == (f.passwordFile == ""), "user", f.user, "--user and --password-file, both or none")
+	want(f.user == "" || f.tokenFile == "", "token-file", f.tokenFile, "a token or a user, not both")
+
+	cfg := &nodeConfig{drain: f.drain, quiet: f.quiet, spec: f.spec(), tasks: runtime.TaskConfig{AckWait: f.ackWait, MaxInFlight: 16 * f.concurrency}}
+	seen := map[string]bool{}
+	for _, t := range f.tasks {
+		h, err := f.handler(t)
+		if err == nil && seen[h.typ] {
+			err = usageError("--task %s: want one URL for each type", h.typ)
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		seen[h.typ] = true
+		cfg.handlers = append(cfg.handlers, h)
+	}
+	if err := f.connection(cfg); err != nil {
+		errs = append(errs, err)
+	}
+	if len(errs) > 0 {
+		return nil, &failure{err: errors.Join(errs...), code: exitUsage}
+	}
+	return cfg, nil
+}
+
+// connection fills in how to reach NATS.
+func (f *nodeFlags) connection(cfg *nodeConfig) error {
+	shown, err := token(f.tokenFile, f.user == "" && f.creds == "")
+	if err != nil {
+		return err
+	}
+	password := ""
+	if f.passwordFile != "" {
+		if password, err = secret("--password-file", f.passwordFile); err != nil {
+			return err
+		}
+	}
+	cfg.cluster = cluster.Config{URL: f.nats, Node: f.name, Prefix: f.prefix, Token: shown, User: f.user, Password: password, CredsFile: f.creds}
+	if f.nats != "" {
+		return cfg.cluster.WithDefaults().Validate()
+	}
+	host, port, err := net.SplitHostPort(f.listen)
+	number, bad := strconv.Atoi(port)
+	if err != nil || bad != nil || number < 0 || number > 65535 || host == "" {
+		return usageError("--listen is %q: want host:port, as 127.0.0.1:4222", f.listen)
+	}
+	if number == 0 {
+		number = -1 // the server's way to say any
+	}
+	cfg.server = &embedded.Config{
+		Name: "forseti-" + f.name, Host: host, Port: number, DataDir: f.data, User: f.user, Password: password, Token: shown, SyncAlways: f.syncAlways,
+	}
+	if err := cfg.server.WithDefaults().Validate(); err != nil {
+		return tryTo(err, "--token-file FILE, or --listen "+net.JoinHostPort(embedded.DefaultHost, port))
+	}
+	cfg.cluster.URL = "nats://" + net.JoinHostPort(host, port) // only shown: the connection needs no socket
+	return cfg.cluster.WithDefaults().Validate()
+}
+
+// spec is the pipeline of every type. The intake is twice the concurrency, so that tasks that wait between two
+// attempts do not keep others from running; the bulkhead's queue takes the rest, and refuses nothing.
+func (f *nodeFlags) spec() runtime.Spec {
+	return runtime.Spec{
+		Guards: []actors.Guard{actors.KillSwitch()},
+		Layers: []policy.Config{
+			policy.Timeout{Limit: f.timeout},
+			policy.Retry{Attempts: f.attempts},
+			policy.Breaker{MinCalls: f.minCalls, Window: f.window, OpenFor: f.openFor},
+			policy.Bulkhead{Permits: f.concurrency, Queue: f.concurrency},
+			policy.AttemptTimeout{Limit: min(f.attemptTimeout, f.timeout)},
+		},
+		Intake: 2 * f.concurrency,
+	}
+}
+
+// handler reads one --task.
+func (f *nodeFlags) handler(arg string) (*httpHandler, error) {
+	typ, target, ok := strings.Cut(arg, "=")
+	if !ok || !messages.ValidToken(typ) {
+		return nil, usageError("--task is %q: want type=URL, the type being 1 to 64 of a-z, 0-9, _ and -", cell(arg, 80))
+	}
+	u, err := url.Parse(target)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, usageError("--task %s: want an http or https URL", typ) // it may hold a password
+	}
+	return newHTTPHandler(typ, u, f.concurrency, f.timeout), nil
+}
+
+// hostToken is this host's name as a node's name.
+func hostToken() string {
+	host, _ := os.Hostname()
+	return tokenOf(host)
+}
+
+func tokenOf(host string) string {
+	name := strings.Map(func(r rune) rune {
+		if messages.ValidToken(string(r)) {
+			return r
+		}
+		return '-'
+	}, strings.ToLower(host))
+	return cmp.Or(strings.Trim(name[:min(len(name), messages.MaxTokenLen)], "-"), "node")
+}
+
+// tryLine is a command that sends a task to a node.
+func tryLine(prefix, typ, server string) string {
+	s := fmt.Sprintf(`nats pub %s.task.%s '{"order":17}' -H Nats-Msg-Id:order-17`, prefix, typ)
+	if server != "" && server != cluster.DefaultURL {
+		s += " -s " + server
+	}
+	return s
+}

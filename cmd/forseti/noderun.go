@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/forseti-go/forseti/actors"
+	"github.com/forseti-go/forseti/cluster"
+	"github.com/forseti-go/forseti/cluster/embedded"
+	"github.com/forseti-go/forseti/messages"
+	"github.com/forseti-go/forseti/runtime"
+)
+
+// closeLimit bounds what comes after the drain: the connection, and the server's files.
+const closeLimit = 10 * time.Second
+
+// node is what runs, and what has to be ended, in the reverse order.
+type node struct {
+	log     *slog.Logger
+	server  *embedded.Server
+	cluster *cluster.Cluster
+	rt      *runtime.Runtime
+	events  *actors.Subscription
+	ended   chan struct{} // the event logger's end
+	told    chan struct{}
+}
+
+// run runs a node until ctx ends, and then ends it in order.
+func (cfg *nodeConfig) run(ctx context.Context, stderr io.Writer) error {
+	n := &node{log: newLogger(stderr), ended: make(chan struct{}), told: make(chan struct{})}
+	defer func() {
+		for _, h := range cfg.handlers {
+			h.http.CloseIdleConnections()
+		}
+	}()
+	if err := n.start(ctx, cfg); err != nil {
+		return errors.Join(err, n.stop(cfg.drain))
+	}
+	n.announce(stderr, cfg)
+	<-ctx.Done()
+	n.log.Info("draining", slog.Duration("limit", cfg.drain))
+	if err := n.stop(cfg.drain); err != nil {
+		return tryTo(&failure{err: err, code: exitTimeout}, "a longer --drain: what was in hand is delivered again, and runs twice")
+	}
+	n.log.Info("stopped")
+	return nil
+}
+
+// newLogger logs for people on a terminal, and for machines everywhere else.
+func newLogger(w io.Writer) *slog.Logger {
+	if isTerminal(w) {
+		return slog.New(slog.NewTextHandler(w, nil))
+	}
+	return slog.New(slog.NewJSONHandler(w, nil))
+}
+
+func (n *node) start(ctx context.Context, cfg *nodeConfig) error {
+	var err error
+	opts := []cluster.Option{cluster.WithLogger(n.log)}
+	if cfg.server != nil {
+		server := *cfg.server
+		server.Logger = n.log
+		if n.server, err = embedded.Start(ctx, server); err != nil {
+			return serverProblem(err, cfg)
+		}
+		cfg.cluster.URL = n.server.URL()
+		opts = append(opts, cluster.WithInProcess(n.server))
+	}
+	if n.cluster, err = cluster.Connect(ctx, cfg.cluster, opts...); err != nil {
+		return err
+	}
+	if n.rt, err = runtime.Start(ctx, runtime.Config{}, runtime.WithCluster(n.cluster), runtime.WithLogger(n.log)); err != nil {
+		return err
+	}
+	n.events = n.rt.Events(256, nil)
+	go n.logEvents()
+	for _, h := range cfg.handlers {
+		p, err := n.rt.Pipeline(h.typ, cfg.spec)
+		if err != nil {
+			return err
+		}
+		tasks := cfg.tasks
+		tasks.Type = h.typ
+		if err := runtime.HandleWith[[]byte, json.RawMessage](n.rt, tasks, p, h.handle); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// serverProblem says in the words of the command line why the server does not start, and what helps.
+func serverProblem(err error, cfg *nodeConfig) error {
+	conflict := func(format string, args ...any) error {
+		return &failure{err: fmt.Errorf(format, args...), code: exitConflict}
+	}
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return tryTo(conflict("--listen: port %d of %s is in use", cfg.server.Port, cfg.server.Host),
+			"--listen "+cfg.server.Host+":0 for a free port, or --nats "+cfg.cluster.URL+" if that is a NATS server")
+	case errors.Is(err, messages.ErrConflict) && strings.Contains(err.Error(), "data directory"):
+		return tryTo(conflict("--data: another node uses %s", cfg.server.DataDir), "another directory, or stop the other node")
+	case errors.Is(err, messages.ErrInvalid):
+		return tryTo(err, "--data with a directory that can be written")
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		return tryTo(conflict("--listen: %w", op), "an address of this machine, and a port that you may use")
+	}
+	return err
+}
+
+// stop ends whatever was started.
+func (n *node) stop(drain time.Duration) error {
+	var errs []error
+	if n.rt != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), drain)
+		errs = append(errs, n.rt.Shutdown(ctx))
+		cancel()
+	}
+	if n.events != nil {
+		close(n.ended)
+		<-n.told
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
+	defer cancel()
+	if n.cluster != nil {
+		errs = append(errs, n.cluster.Close(ctx))
+	}
+	if n.server != nil {
+		errs = append(errs, n.server.Shutdown(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// logEvents writes what happens on this node to the log until the node ends.
+func (n *node) logEvents() {
+	defer close(n.told)
+	defer n.events.Close()
+	for {
+		select {
+		case e := <-n.events.C():
+			n.logEvent(&e)
+			continue
+		default:
+		}
+		select {
+		case e := <-n.events.C():
+			n.logEvent(&e)
+		case <-n.ended:
+			return
+		}
+	}
+}
+
+func (n *node) logEvent(e *messages.Event) {
+	level := slog.LevelInfo
+	switch e.Kind {
+	case messages.BreakerOpened, messages.KillSwitchOn, messages.DeadLetterStored, messages.ActorRestarted:
+		level = slog.LevelWarn
+	case messages.DeadLetterLost, messages.ActorQuarantined:
+		level = slog.LevelError
+	}
+	attrs := make([]slog.Attr, 0, 4+len(e.Data))
+	for _, a := range [][2]string{{"pipeline", e.Pipeline}, {"source", e.Source}, {"reason", e.Reason}} {
+		if a[1] != "" {
+			attrs = append(attrs, slog.String(a[0], a[1]))
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(e.Data)) {
+		attrs = append(attrs, slog.Any(k, e.Data[k]))
+	}
+	n.log.LogAttrs(context.Background(), level, string(e.Kind), attrs...)
+}
+
+// announce says where the node is, and how to give it work.
+func (n *node) announce(w io.Writer, cfg *nodeConfig) {
+	at := n.cluster.Status().URL
+	types := make([]string, 0, len(cfg.handlers))
+	for _, h := range cfg.handlers {
+		types = append(types, h.typ)
+	}
+	n.log.Info("ready", slog.String("url", at), slog.String("node", n.rt.Node()), slog.String("prefix", n.cluster.Prefix()), slog.Any("types", types))
+	if cfg.quiet {
+		return
+	}
+	var b strings.Builder
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(&b, "  %-6s %s\n", name, fmt.Sprintf(format, args...))
+	}
+	line("nats", "%s", at)
+	line("node", "%s", n.rt.Node())
+	for _, h := range cfg.handlers {
+		line("task", "%s -> %s", h.typ, h.shown)
+	}
+	if cfg.server != nil {
+		line("data", "%s", cfg.server.DataDir)
+	}
+	if len(types) > 0 {
+		line("try", "%s", tryLine(n.cluster.Prefix(), types[0], at))
+	}
+	_, _ = fmt.Fprintf(w, "forseti %s\n%s", buildVersion(), b.String())
+}

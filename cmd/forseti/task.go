@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/forseti-go/forseti/messages"
+)
+
+func newTaskCommand() *cobra.Command {
+	cmd := parent(&cobra.Command{Use: "task", Short: "Send tasks, and read how they ended"})
+	var client clientFlags
+	client.bind(cmd.PersistentFlags())
+	cmd.AddCommand(newTaskSendCommand(&client), newTaskGetCommand(&client))
+	return cmd
+}
+
+func newTaskGetCommand(client *clientFlags) *cobra.Command {
+	var wait bool
+	cmd := &cobra.Command{
+		Use: "get ID", Short: "Read how a task ended", Args: cobra.ExactArgs(1),
+		Long: `Read how a task ended. Results are kept for a day.
+
+A task without a result is not found (3): it may still wait or run. With --wait the result is waited for, until
+--timeout, and a task that ended badly makes the exit status 1.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return client.run(cmd, func(ctx context.Context, s *session) error {
+				r, err := s.read(ctx, args[0], wait)
+				if err != nil {
+					return err
+				}
+				if err := s.result(&r); err != nil || !wait {
+					return err
+				}
+				return badEnd(&r)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait until there is a result")
+	return cmd
+}
+
+// read reads a task's record, waiting for it if that is asked.
+func (s *session) read(ctx context.Context, id string, wait bool) (messages.TaskResult, error) {
+	if wait {
+		return s.await(ctx, id, 0)
+	}
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	r, err := s.Result(ctx, id)
+	return r, tryTo(err, "forseti task get "+id+" --wait, if it still waits or runs")
+}
+
+// result prints a task's record.
+func (s *session) result(r *messages.TaskResult) error {
+	if s.json {
+		return s.document(r)
+	}
+	return s.fields(
+		"task", cell(r.TaskID, messages.MaxIDLen),
+		"type", r.Type,
+		"outcome", string(r.Outcome),
+		"value", cell(string(r.Value), 200),
+		"error", cell(r.Error, messages.MaxErrorLen),
+		"reason", cell(r.Reason, 64),
+		"rejected by", cell(r.RejectedBy, 64),
+		"attempts", fmt.Sprint(r.Attempts),
+		"took", r.Duration.String(),
+		"policies", strings.Join(r.Policies, ", "),
+		"node", r.Node,
+		"replay", count(r.Replay),
+		"dead letter", r.DeadLetterID,
+		"at", stamp(r.StoredAt),
+	)
+}
+
+// badEnd is the error of a task that was waited for and has no value.
+func badEnd(r *messages.TaskResult) error {
+	if r.Outcome.Good() {
+		return nil
+	}
+	err := fmt.Errorf("task %s ended as %s: %s", r.TaskID, r.Outcome, cell(r.Error, 200))
+	if r.DeadLetterID == "" {
+		return tryTo(&failure{err: err, code: exitFailed}, "forseti events --since 10m")
+	}
+	return tryTo(&failure{err: err, code: exitFailed}, "forseti dlq show "+r.DeadLetterID)
+}
+
+// handled makes sure that some node takes tasks of a type: one that nobody takes would lie in the stream for ever.
+func (s *session) handled(ctx context.Context, typ string) error {
+	types, err := s.TaskTypes(ctx)
+	if err != nil || slices.Contains(types, typ) {
+		return err
+	}
+	known := "none is known"
+	if len(types) > 0 {
+		known = "known are " + strings.Join(types, ", ")
+	}
+	err = fmt.Errorf("no node handles task type %q: %w: %s", typ, messages.ErrNotFound, known)
+	return tryTo(err, fmt.Sprintf("forseti node --task %s=http://host/path, or --force to send it before there is one", typ))
+}
