@@ -215,6 +215,20 @@ func TestDeadlineContext(t *testing.T) {
 	})
 }
 
+// A context that is asked for its channel in the moment in which it ends closes it once.
+func TestDeadlineContextEndsOnce(t *testing.T) {
+	for range 20_000 {
+		d := &deadlineContext{parent: context.Background()}
+		var all sync.WaitGroup
+		all.Go(func() { d.finish(endDeadline) })
+		all.Go(func() { d.finish(endCanceled) })
+		done := d.Done()
+		<-done
+		require.Error(t, d.Err())
+		all.Wait()
+	}
+}
+
 func TestWheel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := time.Now()

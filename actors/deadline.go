@@ -96,10 +96,12 @@ func (d *deadlineContext) AfterFunc(f func()) (stop func() bool) {
 
 // finish ends the context, once.
 func (d *deadlineContext) finish(how uint32) {
-	if !d.end.CompareAndSwap(endNot, how) {
+	d.mu.Lock()
+	if d.end.Load() != endNot {
+		d.mu.Unlock()
 		return
 	}
-	d.mu.Lock()
+	d.end.Store(how)
 	if d.ch != nil {
 		close(d.ch)
 	}
