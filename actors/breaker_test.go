@@ -250,6 +250,65 @@ func TestBreakerCountsNoCancellationAndNoHopelessInput(t *testing.T) {
 	require.Equal(t, policy.Closed, state(p))
 }
 
+// recording is a core that writes down what it is told and what it decided.
+type recording struct {
+	*policy.BreakerCore
+	facts     *[]policy.BreakerFact
+	decisions *[]policy.BreakerSnapshot
+}
+
+func (c recording) Apply(f policy.BreakerFact) bool {
+	changed := c.BreakerCore.Apply(f)
+	*c.facts = append(*c.facts, f)
+	if changed {
+		*c.decisions = append(*c.decisions, c.Snapshot())
+	}
+	return changed
+}
+
+// The facts of a breaker that lived through everything, under load, lead a fresh core to the same decisions.
+func TestBreakerReplaysFromItsRecordedFacts(t *testing.T) {
+	cfg := policy.Breaker{Consecutive: 4, FailureRate: 0.4, MinCalls: 10, Window: 20 * time.Millisecond, OpenFor: time.Millisecond, Probes: 2}.WithDefaults().(policy.Breaker)
+	var facts []policy.BreakerFact
+	var decisions []policy.BreakerSnapshot
+	sys, err := NewSystem(Options{Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	p := &Pipeline{sys: sys, name: "p"}
+	require.NoError(t, p.build(Spec{Layers: []policy.Config{cfg}, Intake: 1}))
+	b := layerOf[*breaker](p)
+	b.revive = func(cfg policy.Breaker, last *policy.BreakerSnapshot) breakerCore {
+		return recording{policy.NewBreaker(cfg, last), &facts, &decisions}
+	}
+	require.NoError(t, sys.within(b.start))
+	var all sync.WaitGroup
+	for g := range 8 {
+		all.Go(func() {
+			random := rand.New(rand.NewPCG(uint64(g), 3))
+			for range 20_000 {
+				_, _ = Do0(context.Background(), p, nil, func() (int, error) {
+					if random.Uint32()%3 == 0 {
+						return 0, errBoom
+					}
+					return 1, nil
+				})
+			}
+		})
+	}
+	all.Wait()
+	require.NoError(t, sys.Close(context.Background())) // from here on nobody writes
+	require.Greater(t, len(decisions), 10)
+
+	var again []policy.BreakerSnapshot
+	core := policy.NewBreaker(cfg, nil)
+	for _, f := range facts {
+		if core.Apply(f) {
+			again = append(again, core.Snapshot())
+		}
+	}
+	require.Equal(t, decisions, again)
+	t.Logf("%d facts, %d decisions", len(facts), len(decisions))
+}
+
 // crasher is a core that panics when it is told to.
 type crasher struct {
 	*policy.BreakerCore

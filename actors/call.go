@@ -213,11 +213,9 @@ func (c *call) hold(by holder, token any) {
 	c.holds++
 }
 
-// unhold forgets the newest thing held: its layer gives it back itself.
-func (c *call) unhold() {
-	c.holds--
-	c.held[c.holds] = hold{}
-}
+// unhold forgets the newest thing held: its layer gives it back itself. What the place still points to is kept
+// alive until it is used again, which costs less than clearing it.
+func (c *call) unhold() { c.holds-- }
 
 // leave runs when exec ends in any other way than by returning: a panic outside the function, in a predicate say,
 // or runtime.Goexit anywhere. Everything held is given back, innermost first.
@@ -272,7 +270,9 @@ func (c *call) reset() {
 		c.own = nil
 		c.async.mu.Unlock()
 	}
-	c.meta = messages.Context{}
+	if c.withMeta {
+		c.meta = messages.Context{}
+	}
 	c.taskType, c.letter = "", ""
 	c.verdict, c.bare, c.task, c.withMeta = succeeded, false, false, false
 	c.start, c.deadline, c.ran, c.attempts, c.failedAt = 0, 0, 0, 0, 0

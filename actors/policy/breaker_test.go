@@ -16,8 +16,7 @@ import (
 
 var rewrite = flag.Bool("rewrite", false, "write the golden traces anew; review the diff")
 
-// A script is settings on its first line and one fact on each further line; the trace tells what each led to. The
-// facts of TestRecordedFactsReplay were recorded from a running breaker by package actors.
+// A script is settings on its first line and one fact on each further line; the trace tells what each led to.
 func TestScripts(t *testing.T) {
 	scripts, err := filepath.Glob("testdata/*.facts")
 	require.NoError(t, err)

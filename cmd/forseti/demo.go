@@ -45,7 +45,7 @@ and the payment service have on record, and exits with 1 if a claim does not hol
 			report, err := demo.Run(ctx, cfg)
 			if err == nil && report.Failed() > 0 {
 				err = tryTo(fmt.Errorf("%d of %d claims do not hold", report.Failed(), len(report.Claims)),
-					fmt.Sprintf("the same script once more: %s --seed %d --for %v; it needs a machine that is not overloaded", cmd.CommandPath(), cfg.Seed, cfg.For))
+					fmt.Sprintf("%s --seed %d --for %v --report report.json plays the same script and keeps the numbers", cmd.CommandPath(), cfg.Seed, cfg.For))
 			}
 			return err
 		},

@@ -31,7 +31,8 @@ func nothingLost(n Numbers) Claim {
 		Name: "nothing is lost",
 		Want: "published = success + fallback + failed, and each failed one names a dead letter that is stored",
 		Measured: fmt.Sprintf("%s = %s success + %s fallback + %s failed; %s of the failed without a dead letter%s", number(n.Published),
-			number(n.Success), number(n.Fallback), number(n.Failed), number(n.FailedNotStored), some(n.OtherOutcome, "; %s with another outcome", "task")),
+			number(n.Success), number(n.Fallback), number(n.Failed), number(n.FailedNotStored),
+			some(n.Published-n.Success-n.Fallback-n.Failed, "; %s unaccounted for", "task")),
 		Pass: n.Published > 0 && n.Published == n.Success+n.Fallback+n.Failed && n.FailedNotStored == 0 && n.OtherOutcome == 0,
 	}
 }
