@@ -131,7 +131,7 @@ func (g *killGate) admit(c *call) error {
 }
 
 // Kill applies orders to the kill switch and returns when they are in force: a call that starts after that reads
-// them. Orders older than what is known change nothing; one of revision 0 is the newest of its scope.
+// them. The last one given for a scope counts: who gets orders from several sides sorts them first.
 func (s *System) Kill(ctx context.Context, orders ...messages.KillState) error {
 	for !s.kill.host.Await(ctx, orders) {
 		if ctx.Err() != nil {
@@ -142,6 +142,11 @@ func (s *System) Kill(ctx context.Context, orders ...messages.KillState) error {
 		}
 	}
 	return nil
+}
+
+// KillState returns what was ordered last for a scope.
+func (s *System) KillState(scope messages.Scope) (messages.KillState, bool) {
+	return s.kill.view.Load().State(scope)
 }
 
 // Killed reports the kill switch's state for a pipeline and task type, which may be empty.

@@ -50,7 +50,10 @@ func (c Config) manifest(n names) []jetstream.StreamConfig {
 	dlqState := bucket(n.dlqStateBucket, "Forseti: what became of dead letters; no key means pending")
 	dlqState.MaxAge = c.DeadLetterMaxAge // a state is newer than its letter and so outlives it
 
-	return []jetstream.StreamConfig{tasks, results, dlq, events, control, dlqState}
+	cancel := bucket(n.cancelBucket, "Forseti: tasks that are not wanted any more")
+	cancel.MaxAge, cancel.MaxMsgs = cancelMaxAge, maxCancellations
+
+	return []jetstream.StreamConfig{tasks, results, dlq, events, control, dlqState, cancel}
 }
 
 // consumerConfig is the durable consumer that all nodes that handle a task type share. MaxDeliver is

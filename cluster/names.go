@@ -53,6 +53,7 @@ type names struct {
 	prefix                        string
 	tasks, results, dlq, events   string // streams
 	controlBucket, dlqStateBucket string
+	cancelBucket                  string
 }
 
 // plain prefixes map to names one to one by themselves; all others get a hash.
@@ -72,6 +73,7 @@ func namesOf(prefix string) names {
 		prefix: prefix,
 		tasks:  base + "_TASKS", results: base + "_RESULTS", dlq: base + "_DLQ", events: base + "_EVENTS",
 		controlBucket: low + "_control", dlqStateBucket: low + "_dlq_state",
+		cancelBucket: low + "_cancel",
 	}
 }
 

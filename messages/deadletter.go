@@ -22,6 +22,7 @@ const (
 	ReasonDiscarded     = "discarded"
 	ReasonDeadLettered  = "dead-lettered"
 	ReasonExpired       = "expired"
+	ReasonCanceled      = "canceled"
 	ReasonUnhandled     = "unhandled"
 	ReasonMaxDeliveries = "max-deliveries"
 	ReasonUnserialised  = "unserialisable"

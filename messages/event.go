@@ -21,6 +21,7 @@ const (
 	FallbackServed     Kind = "fallback.served" // sampled: at most one a second and pipeline, with a count
 	TasksPaused        Kind = "tasks.paused"    // a type's fetching waits: a breaker is open or a kill switch on
 	TasksResumed       Kind = "tasks.resumed"
+	TaskCanceled       Kind = "task.canceled"
 	ActorRestarted     Kind = "actor.restarted"
 	ActorQuarantined   Kind = "actor.quarantined"
 	SettingsChanged    Kind = "settings.changed"
@@ -79,4 +80,13 @@ type KillState struct {
 	By       string    `json:"by"`
 	At       time.Time `json:"at"`
 	Revision uint64    `json:"revision"` // set by the store; 0 for an order that never left the process
+}
+
+// Cancellation is an operator's order to drop a task: one that waits is not run, one that runs is told to stop.
+// It counts for deliveries of what was stored before it, not for a later replay.
+type Cancellation struct {
+	TaskID string    `json:"task_id"`
+	By     string    `json:"by"`
+	Reason string    `json:"reason"`
+	At     time.Time `json:"at"` // by the server's clock; set by readers
 }

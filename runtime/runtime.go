@@ -54,6 +54,8 @@ type Runtime struct {
 	control context.CancelFunc // of the kill switch's watch and the event forwarder
 	running sync.WaitGroup
 
+	canceled cancellations
+
 	mu       sync.Mutex
 	handlers map[string]*handler
 	draining bool
@@ -64,6 +66,7 @@ type Runtime struct {
 // Start starts a runtime. With a cluster the kill switch's state has been read when it returns. End it by Shutdown.
 func Start(ctx context.Context, cfg Config, opts ...Option) (*Runtime, error) {
 	rt := &Runtime{log: slog.Default(), handlers: map[string]*handler{}, stopped: make(chan struct{})}
+	rt.canceled.init()
 	for _, o := range opts {
 		if o != nil {
 			o.apply(rt)
@@ -124,11 +127,15 @@ func (rt *Runtime) join(ctx, life context.Context) error {
 	watch, cancel := context.WithCancel(life)
 	detach := context.AfterFunc(ctx, cancel) // the caller bounds the first read only
 	defer detach()
-	return rt.cluster.WatchKill(watch, func(states []messages.KillState) {
+	err := rt.cluster.WatchKill(watch, func(states []messages.KillState) {
 		if err := rt.sys.Kill(life, states...); err != nil && life.Err() == nil {
 			rt.log.Error("kill switch", slog.Any("error", err))
 		}
 	})
+	if err != nil {
+		return err
+	}
+	return rt.cluster.WatchCancellations(watch, rt.canceled.order)
 }
 
 func (rt *Runtime) forward(e messages.Event) {
@@ -169,12 +176,30 @@ func (rt *Runtime) Kill(ctx context.Context, order messages.KillState) error {
 		order.Revision = 0
 		return rt.sys.Kill(ctx, order)
 	}
-	applied, err := rt.cluster.SetKill(ctx, order)
+	stored, err := rt.cluster.SetKill(ctx, order)
 	if err != nil {
 		return err
 	}
-	return rt.sys.Kill(ctx, applied) // here at once; the rest of the cluster by push
+	// The cluster's watch is the one that applies orders, so that they come in the order of their revisions. Its push
+	// takes milliseconds.
+	ctx, cancel := context.WithTimeout(ctx, killWait)
+	defer cancel()
+	poll := time.NewTicker(time.Millisecond)
+	defer poll.Stop()
+	for {
+		if st, known := rt.sys.KillState(scope); known && st.Revision >= stored.Revision {
+			return nil
+		}
+		select {
+		case <-poll.C:
+		case <-ctx.Done():
+			return fmt.Errorf("kill switch: revision %d is stored but not in force here yet: %w", stored.Revision, context.Cause(ctx))
+		}
+	}
 }
+
+// killWait is how long Kill waits for its order to come back from the cluster.
+const killWait = 5 * time.Second
 
 // Readiness is what a probe wants to know.
 type Readiness struct {

@@ -48,22 +48,41 @@ func (r *taskRun) begin() {
 		r.end(r.refusal(messages.ReasonMalformed, err), messages.ReasonMalformed)
 		return
 	}
-	ctx, cancel := r.rt.life, context.CancelFunc(func() {})
+	ctx, stop := context.WithCancelCause(r.rt.life)
+	cancel := func() { stop(nil) }
+	if r.rt.canceled.begin(t.ID, t.StoredAt, stop) {
+		cancel()
+		r.cancel(actors.Result[any]{})
+		return
+	}
 	if at, ok := t.Expires(); ok {
 		r.expires = at
 		if !time.Now().Before(at) {
+			r.rt.canceled.forget(t.ID)
+			cancel()
 			r.expired.Add(1)
 			res := actors.Result[any]{Outcome: messages.Timeout, Err: errExpired}
 			r.store(r.result(&res, messages.ReasonExpired), nil)
 			return
 		}
-		ctx, cancel = context.WithDeadlineCause(ctx, at, errExpired)
+		var release context.CancelFunc
+		ctx, release = context.WithDeadlineCause(ctx, at, errExpired)
+		cancel = func() { release(); stop(nil) }
 	}
 	actors.RunTask(ctx, r.p, t, fn, func(res actors.Result[any]) {
 		defer r.rescue()
 		defer cancel()
-		r.ended(res)
+		r.rt.canceled.forget(t.ID)
+		r.ended(res, context.Cause(ctx))
 	})
+}
+
+// cancel ends a task that an operator does not want any more.
+func (r *taskRun) cancel(res actors.Result[any]) {
+	res.Outcome, res.Err = messages.Canceled, errCanceled
+	t := &r.d.Task
+	r.rt.sys.Publish(messages.Event{Kind: messages.TaskCanceled, Pipeline: r.p.Name(), Source: t.Type, Reason: messages.ReasonCanceled, Data: map[string]any{"task_id": t.ID}})
+	r.store(r.result(&res, messages.ReasonCanceled), nil)
 }
 
 // known ends a task that an earlier delivery already brought to its end, but not to its acknowledgement.
@@ -98,9 +117,13 @@ func (r *taskRun) known() bool {
 }
 
 // ended settles what the pipeline made of the task.
-func (r *taskRun) ended(res actors.Result[any]) {
+func (r *taskRun) ended(res actors.Result[any], cause error) {
 	if res.Outcome == messages.Canceled {
-		if context.Cause(r.rt.life) != nil { // aborted by a shutdown: another node shall have it, uncharged
+		switch {
+		case errors.Is(cause, errCanceled):
+			r.cancel(res)
+			return
+		case context.Cause(r.rt.life) != nil: // aborted by a shutdown: another node shall have it, uncharged
 			r.giveBack(0)
 			return
 		}

@@ -419,3 +419,44 @@ func TestFailedReplayLeavesANewLetter(t *testing.T) {
 		return n.Stored == 2 && n.Pending == 1 && n.Resolved == 1
 	}, 5*time.Second, 10*time.Millisecond)
 }
+
+// A canceled task is not run if it waits, told to stop if it runs, and ends in a result, not in a dead letter.
+func TestCanceledTask(t *testing.T) {
+	rt, c := node(t)
+	p := pipeline(t, rt, runtime.Spec{Guards: []actors.Guard{actors.KillSwitch()}})
+	running := make(chan string, 8)
+	handle(t, rt, p, runtime.TaskConfig{}, func(ctx context.Context, t runtime.Task[order]) (any, error) {
+		running <- t.ID
+		if t.Replay > 0 {
+			return "again", nil
+		}
+		<-ctx.Done()
+		return nil, context.Cause(ctx)
+	})
+	cancel := func(id string) {
+		require.NoError(t, c.CancelTask(t.Context(), messages.Cancellation{TaskID: id, By: "ops", Reason: "not wanted"}))
+	}
+	send(t, c, messages.Task{ID: "runs", Type: "charge", Body: []byte("{}")})
+	require.Equal(t, "runs", <-running)
+	cancel("runs")
+	r := result(t, c, "runs", 0)
+	require.Equal(t, messages.Canceled, r.Outcome)
+	require.Equal(t, messages.ReasonCanceled, r.Reason)
+	require.Equal(t, 1, r.Attempts)
+	require.Empty(t, r.DeadLetterID)
+
+	on := messages.KillState{On: true, Reason: "hold", By: "ops"}
+	require.NoError(t, rt.Kill(t.Context(), on))
+	send(t, c, messages.Task{ID: "waits / oddly", Type: "charge", Body: []byte("{}")})
+	cancel("waits / oddly")
+	on.On = false
+	require.NoError(t, rt.Kill(t.Context(), on))
+	r = result(t, c, "waits / oddly", 0)
+	require.Equal(t, messages.Canceled, r.Outcome)
+	require.Zero(t, r.Attempts)
+
+	// What is stored after the order is a new wish.
+	send(t, c, messages.Task{ID: "waits / oddly", Replay: 1, Type: "charge", Body: []byte("{}")})
+	require.JSONEq(t, `"again"`, string(result(t, c, "waits / oddly", 1).Value))
+	require.ErrorIs(t, c.CancelTask(t.Context(), messages.Cancellation{TaskID: "x"}), messages.ErrInvalid)
+}

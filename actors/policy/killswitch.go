@@ -33,8 +33,15 @@ func (s *KillSnapshot) Stops(pipeline, taskType string) (messages.KillState, boo
 // Changed lists the states that turned on or off with this snapshot.
 func (s *KillSnapshot) Changed() []messages.KillState { return s.changed }
 
-// KillCore is the kill switch: per scope the state of the highest revision counts, so it does not matter in which
-// order, or how often, states arrive. It is not safe for concurrent use.
+// State returns the last order for a scope.
+func (s *KillSnapshot) State(scope messages.Scope) (messages.KillState, bool) {
+	st, ok := s.known[scope]
+	return st, ok
+}
+
+// KillCore is the kill switch: per scope the last order counts. Who brings orders from several sides sorts them by
+// revision first, as package cluster does; revisions are not compared here, because a store that was made anew
+// begins to count anew, and its orders must count all the same. It is not safe for concurrent use.
 type KillCore struct {
 	states map[messages.Scope]messages.KillState
 	snap   KillSnapshot
@@ -47,38 +54,37 @@ const MaxKillScopes = 10_000
 func NewKillSwitch(last *KillSnapshot) *KillCore {
 	c := &KillCore{states: map[messages.Scope]messages.KillState{}}
 	if last != nil {
-		c.snap = KillSnapshot{Revision: last.Revision, known: last.known, on: last.on}
+		c.snap = KillSnapshot{known: last.known, on: last.on}
 		maps.Copy(c.states, last.known)
 	}
 	return c
 }
 
-// Apply takes states, newer or not, and reports whether one was newer. Revision 0 marks an order given inside this
-// process: it comes right after whatever its scope has.
-func (c *KillCore) Apply(states []messages.KillState) bool {
+// Apply takes orders, and reports whether there was one. An order of revision 0, given inside this process, gets the
+// next one of its scope.
+func (c *KillCore) Apply(orders []messages.KillState) bool {
 	var changed []messages.KillState
-	newer := false
-	for _, st := range states {
+	taken := false
+	for _, st := range orders {
 		old, known := c.states[st.Scope]
+		if !known && len(c.states) >= MaxKillScopes {
+			continue
+		}
 		if st.Revision == 0 {
 			st.Revision = old.Revision + 1
 		}
-		if known && st.Revision <= old.Revision || !known && len(c.states) >= MaxKillScopes {
-			continue
-		}
-		newer = true
+		taken = true
 		c.states[st.Scope] = st
 		if st.On != old.On {
 			changed = append(changed, st)
 		}
-		c.snap.Revision = max(c.snap.Revision, st.Revision)
 	}
-	if newer {
+	if taken {
 		on := maps.Clone(c.states)
 		maps.DeleteFunc(on, func(_ messages.Scope, st messages.KillState) bool { return !st.On })
-		c.snap = KillSnapshot{Revision: c.snap.Revision, known: maps.Clone(c.states), on: on, changed: changed}
+		c.snap = KillSnapshot{known: maps.Clone(c.states), on: on, changed: changed}
 	}
-	return newer
+	return taken
 }
 
 // Next is never: a state lasts until it is replaced.
