@@ -97,7 +97,7 @@ func TestHooksAreToldEverythingInOrder(t *testing.T) {
 		_, _ = Do(t.Context(), p, nil, fails)
 		told("execute 1", "failure 1", "retry 1 in 1s", "execute 2", "failure 2", "retry 2 in 1s", "execute 3", "failure 3")
 		_, _ = Do(t.Context(), p, nil, fails)
-		told("execute 1", "reject 0 by breaker: open")
+		told("execute 0", "reject 0 by breaker: open")
 	})
 }
 
@@ -231,6 +231,7 @@ func TestSinksSeeEveryTerminalFailure(t *testing.T) {
 		require.Equal(t, []string{"timeout", "retry"}, d.Policies)
 		require.Equal(t, late.DeadLetterID, sink.letters[1].ID)
 		require.Equal(t, messages.ReasonTimeout, sink.letters[1].Reason)
+		require.Equal(t, []string{"timeout: no answer within 1s"}, sink.letters[1].AttemptErrors, "the limit is what ended the attempt")
 
 		lost := sys.Events().Subscribe(4, func(e messages.Event) bool { return e.Kind == messages.DeadLetterLost })
 		sink.panics = 1

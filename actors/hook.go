@@ -19,7 +19,7 @@ type Hook struct {
 	// Queue is how many calls may wait to be told; rounded up to a power of two. Default 512.
 	Queue int
 
-	OnExecute func(Moment) // an attempt begins, or the call when a policy refused it before its first
+	OnExecute func(Moment) // an attempt begins; with Attempt 0, a call that was refused before its first
 	OnSuccess func(Moment) // the call ended with a value: the function's, or a fallback's
 	OnFailure func(Moment) // an attempt failed, or a limit was met
 	OnRetry   func(Moment) // a retry follows, after Delay
@@ -142,7 +142,7 @@ func (a *hookActor) replay(r *callRecord) {
 		return
 	}
 	if r.attempts == 0 || r.log[0].begin == 0 { // refused before its first attempt, or answered by another
-		notify(a.OnExecute, at(m, sys.instant(r.start), 1))
+		notify(a.OnExecute, at(m, sys.instant(r.start), min(int(r.attempts), 1)))
 	}
 	var told error // the failure that was told last
 	for i, l := range r.log[:min(int(r.attempts), maxLogged)] {

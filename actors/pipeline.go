@@ -321,6 +321,17 @@ func (p *Pipeline) Reserve(n int) int { return int(p.intake.take(int64(n))) }
 // Release gives back n slots.
 func (p *Pipeline) Release(n int) { p.intake.release(int64(n)) }
 
+// Dropped is how many records the pipeline's hooks could not take, and how many dead letters its sinks lost.
+func (p *Pipeline) Dropped() (records, letters uint64) {
+	for _, h := range p.hooks {
+		records += h.dropped.Load()
+	}
+	for _, s := range p.sinks {
+		letters += s.lost.Load()
+	}
+	return records, letters
+}
+
 // InFlight is how many asynchronous calls and tasks were accepted and have not ended; Abandoned is how many of
 // them were answered at their limit while their function still runs.
 func (p *Pipeline) InFlight() (inFlight, abandoned int) {
@@ -346,6 +357,7 @@ func (p *Pipeline) drain(ctx context.Context) error {
 	if err := p.intake.quiet(ctx); err != nil {
 		return fmt.Errorf("pipeline %q: %d calls still in flight: %w", p.name, p.intake.used.Load(), err)
 	}
+	p.tellServed("the last ones")
 	for _, s := range p.sinks {
 		if err := s.flush(ctx); err != nil {
 			return fmt.Errorf("pipeline %q: %w", p.name, err)

@@ -154,14 +154,18 @@ func (c *call) capture(err error) {
 // sampled counts something frequent so that it can be told now and then.
 type sampled struct{ told, count atomic.Int64 }
 
-// served tells of fallback answers, once a second at most.
+// served tells of fallback answers, once a second at most, and of the rest when the pipeline ends.
 func (p *Pipeline) served(c *call) {
 	s := &p.fallbacks
 	s.count.Add(1)
 	if last := s.told.Load(); c.now-last >= int64(time.Second) && s.told.CompareAndSwap(last, c.now) {
-		p.event(messages.Event{Kind: messages.FallbackServed, Source: "fallback", Reason: fmt.Sprintf("%.200v", c.primary), Data: map[string]any{
-			"count": s.count.Swap(0),
-		}})
+		p.tellServed(fmt.Sprintf("%.200v", c.primary))
+	}
+}
+
+func (p *Pipeline) tellServed(why string) {
+	if n := p.fallbacks.count.Swap(0); n > 0 {
+		p.event(messages.Event{Kind: messages.FallbackServed, Source: "fallback", Reason: why, Data: map[string]any{"count": n}})
 	}
 }
 

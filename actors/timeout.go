@@ -102,7 +102,11 @@ func (c *call) limited(slot int, word uint64, deadline, outer int64, limit time.
 	if c.failedAt == 0 {
 		c.failedAt = c.now
 	}
-	return &messages.TimeoutError{Limit: limit, Scope: scope}
+	err = &messages.TimeoutError{Limit: limit, Scope: scope}
+	if n := c.attempts; n > 0 && n <= maxLogged && c.log[n-1].end >= deadline {
+		c.log[n-1].err = err // it is what ended that attempt, whatever the function made of it
+	}
+	return err
 }
 
 // unlimit disarms a limit whose call left by Goexit: its record is not used again.

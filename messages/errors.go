@@ -39,7 +39,7 @@ type RejectedError struct {
 func (e *RejectedError) Error() string {
 	s := "rejected by " + e.By + ": " + e.Reason
 	if e.RetryAfter > 0 {
-		s += ", retry after " + e.RetryAfter.String()
+		s += ", retry after " + e.RetryAfter.Round(max(time.Millisecond, e.RetryAfter/1000)).String()
 	}
 	return s
 }

@@ -87,6 +87,23 @@ func (p Pipeline) Configure(layer string, cfg policy.Config) error {
 	return p.p.Configure(layer, cfg)
 }
 
+// InFlight is how many asynchronous calls and tasks were accepted and have not ended; Abandoned how many of them were
+// answered at their limit while their function still runs.
+func (p Pipeline) InFlight() (inFlight, abandoned int) {
+	if p.p == nil {
+		return 0, 0
+	}
+	return p.p.InFlight()
+}
+
+// Dropped is how many records the hooks could not take, and how many dead letters the sinks lost.
+func (p Pipeline) Dropped() (records, letters uint64) {
+	if p.p == nil {
+		return 0, 0
+	}
+	return p.p.Dropped()
+}
+
 // Close stops the pipeline: new calls are refused, those in flight on workers are waited for until ctx ends.
 func (p Pipeline) Close(ctx context.Context) error {
 	if p.p == nil {

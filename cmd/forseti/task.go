@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -12,10 +13,10 @@ import (
 )
 
 func newTaskCommand() *cobra.Command {
-	cmd := parent(&cobra.Command{Use: "task", Short: "Send tasks, and read how they ended"})
+	cmd := parent(&cobra.Command{Use: "task", Short: "Send tasks, read how they ended, cancel them"})
 	var client clientFlags
 	client.bind(cmd.PersistentFlags())
-	cmd.AddCommand(newTaskSendCommand(&client), newTaskGetCommand(&client))
+	cmd.AddCommand(newTaskSendCommand(&client), newTaskGetCommand(&client), newTaskCancelCommand(&client))
 	return cmd
 }
 
@@ -41,6 +42,36 @@ A task without a result is not found (3): it may still wait or run. With --wait 
 		},
 	}
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait until there is a result")
+	return cmd
+}
+
+func newTaskCancelCommand(client *clientFlags) *cobra.Command {
+	var reason, by string
+	cmd := &cobra.Command{
+		Use: "cancel ID", Short: "Drop a task that waits or runs", Args: cobra.ExactArgs(1),
+		Long: `Drop a task: one that waits in the stream is not run, one that runs is told to stop. Its result says canceled, and no
+dead letter is kept. A task that has ended already is not changed, and what is sent later under the same id runs.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if strings.TrimSpace(reason) == "" {
+				return tryTo(usageError("--reason is missing: those who find the task canceled want to know why"),
+					fmt.Sprintf("forseti task cancel %s --reason 'sent twice'", args[0]))
+			}
+			return client.run(cmd, func(ctx context.Context, s *session) error {
+				ctx, cancel := s.bounded(ctx)
+				defer cancel()
+				order := messages.Cancellation{TaskID: args[0], By: by, Reason: reason, At: time.Now().UTC()}
+				if err := s.CancelTask(ctx, order); err != nil {
+					return err
+				}
+				if s.json {
+					return s.document(order)
+				}
+				return s.fields("task", cell(order.TaskID, messages.MaxIDLen), "canceled by", cell(by, 64), "reason", cell(reason, 200))
+			})
+		},
+	}
+	cmd.Flags().StringVar(&reason, "reason", "", "`why`; required")
+	byFlag(cmd, &by)
 	return cmd
 }
 
