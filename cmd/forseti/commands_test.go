@@ -98,6 +98,19 @@ func TestTaskGet(t *testing.T) {
 	bad(t, exitTimeout, "has no result after 50ms", "task", "get", "nope", "--wait", "--timeout", "50ms", "--nats", i.nats)
 }
 
+func TestTaskCancel(t *testing.T) {
+	i := install(t)
+	good(t, "kill", "on", "--reason", "hold", "--wait", "--nats", i.nats)
+	good(t, "task", "send", "charge", "{}", "--id", "x", "--nats", i.nats)
+	golden(t, "task_cancel.json", good(t, "task", "cancel", "x", "--reason", "sent twice", "--by", "ops", "--nats", i.nats, "-o", "json"))
+	good(t, "kill", "off", "--reason", "go on", "--nats", i.nats)
+	a := cli(t, "task", "get", "x", "--wait", "--nats", i.nats)
+	require.Equal(t, exitFailed, a.code)
+	require.Contains(t, a.out, "canceled")
+	require.Contains(t, good(t, "task", "cancel", "y", "--reason", "r", "--by", "ops", "--nats", i.nats), "ops")
+	bad(t, exitUsage, "--reason is missing", "task", "cancel", "x", "--nats", i.nats)
+}
+
 // failed is an installation with dead letters of the tasks a and b.
 func failed(t *testing.T) *installation {
 	t.Helper()

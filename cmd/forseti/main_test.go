@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/forseti-go/forseti/actors"
 	"github.com/forseti-go/forseti/cluster"
 	"github.com/forseti-go/forseti/cluster/clustertest"
 	"github.com/forseti-go/forseti/cluster/embedded"
@@ -208,7 +209,7 @@ func install(t testing.TB) *installation {
 		defer cancel()
 		require.NoError(t, rt.Shutdown(ctx))
 	})
-	p, err := rt.Pipeline("payments", runtime.Spec{})
+	p, err := rt.Pipeline("payments", runtime.Spec{Guards: []actors.Guard{actors.KillSwitch()}})
 	require.NoError(t, err)
 	ended := make(chan struct{})
 	t.Cleanup(func() { close(ended) })
