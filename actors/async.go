@@ -23,16 +23,35 @@ type async struct {
 	on       bool
 	slot     bool // it holds a slot of the intake, and gives it back
 	state    atomic.Uint32
-	attempts atomic.Int32
 	takeOver func()
 	answer   invoker // the record that has the answer, when that is not this one
 	err      error
 
 	turn  atomic.Uint64 // even: to be awaited under that number; odd: being awaited, or used up
 	reply chan struct{}
-	mu    sync.Mutex // of done
+	mu    sync.Mutex // of what follows
 	done  chan struct{}
 	over  bool
+	story story
+}
+
+// story is what has happened so far in an asynchronous call, for the one who answers it in the worker's place.
+type story struct {
+	ran      uint64
+	attempts int32
+	failedAt int64
+	log      [maxLogged]attemptLog
+}
+
+// keep copies what the worker's last attempt was to the call's story.
+func (c *call) keep(n int32) {
+	a := &c.async
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.story.ran, a.story.attempts, a.story.failedAt = c.ran, c.attempts, c.failedAt
+	if n < maxLogged {
+		a.story.log[n] = c.log[n]
+	}
 }
 
 // ErrAwaited is returned by the second Await of a future.
@@ -77,8 +96,11 @@ func (r *record[T]) launch(where place) {
 	a.mu.Lock() // from Cancel of a future this record had before
 	a.err, a.answer, a.over, a.done = nil, nil, false, nil
 	r.own = &deadlineContext{parent: r.caller}
+	for i := range min(a.story.attempts, maxLogged) {
+		a.story.log[i] = attemptLog{}
+	}
+	a.story.ran, a.story.attempts, a.story.failedAt = 0, 0, 0
 	a.mu.Unlock()
-	a.attempts.Store(0)
 	r.start = p.sys.now()
 	if r.preset == nil && where == onWorker {
 		if refused := p.refuse(); refused != nil {
@@ -178,8 +200,11 @@ func (r *record[T]) takeOver(pool *recordPool[T]) {
 	p := r.p
 	s := pool.take(r.caller, &r.meta)
 	s.taskType, s.task = r.taskType, r.task
-	s.start, s.attempts = r.start, r.async.attempts.Load()
-	s.ran = 1<<maxLayers | p.total.bit
+	s.start = r.start
+	r.async.mu.Lock()
+	past := &r.async.story
+	s.ran, s.attempts, s.failedAt, s.log = past.ran|1<<maxLayers|p.total.bit, past.attempts, past.failedAt, past.log
+	r.async.mu.Unlock()
 	s.end(timedOut, &messages.TimeoutError{Limit: p.total.limit(), Scope: p.total.name}, p.late)
 	err := s.exec()
 	r.complete(s, err)

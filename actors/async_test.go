@@ -69,7 +69,9 @@ func TestAsyncIsAnsweredAtTheLimit(t *testing.T) {
 		limit := new(messages.TimeoutError)
 		require.ErrorAs(t, r.Err, &limit)
 		require.Equal(t, messages.TimeoutError{Limit: time.Second, Scope: "timeout"}, *limit)
-		require.Equal(t, []string{"fallback", "timeout"}, r.Policies())
+		require.Equal(t, []string{"fallback", "timeout", "bulkhead"}, r.Policies())
+		require.Equal(t, time.Second, r.Duration.Truncate(10*time.Millisecond))
+		require.False(t, r.FirstFailure.IsZero())
 
 		used, abandoned := p.InFlight()
 		require.Equal(t, []int{1, 1}, []int{used, abandoned})

@@ -140,8 +140,8 @@ func TestGuardThatPanicsIsPassedOver(t *testing.T) {
 func TestKillSwitch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sys := newSystem(t)
-		p := newPipeline(t, sys, Spec{Guards: []Guard{KillSwitch()}, Layers: []policy.Config{policy.Retry{Attempts: 5, Backoff: policy.Constant(time.Second)}}})
-		unguarded, err := sys.Pipeline("bare", Spec{})
+		p := newPipeline(t, sys, Spec{Layers: []policy.Config{policy.Retry{Attempts: 5, Backoff: policy.Constant(time.Second)}}})
+		unguarded, err := sys.Pipeline("bare", Spec{Unstoppable: true})
 		require.NoError(t, err)
 		on := messages.KillState{Scope: messages.Global, On: true, Reason: "fire", By: "ops"}
 
@@ -163,7 +163,7 @@ func TestKillSwitch(t *testing.T) {
 		require.Zero(t, n)
 		require.Equal(t, "kill_switch", why)
 		_, err = Do(t.Context(), unguarded, nil, succeeds)
-		require.NoError(t, err, "a pipeline without the guard is not asked")
+		require.NoError(t, err, "an unstoppable pipeline is not asked")
 
 		on.On = false
 		require.NoError(t, sys.Kill(t.Context(), on))

@@ -144,6 +144,7 @@ func (c *call) run() error {
 	}
 	c.now = c.start
 	if c.preset != nil {
+		c.now = p.sys.now()
 		return c.outer(c)
 	}
 	if p.closed.Load() && !c.async.on { // what was accepted before the end is still done
@@ -172,8 +173,11 @@ func (p *Pipeline) attempt(c *call) error {
 	}
 	n := c.attempts
 	c.attempts++
+	if n < maxLogged {
+		c.log[n] = attemptLog{begin: begin}
+	}
 	if c.async.on {
-		c.async.attempts.Store(c.attempts)
+		c.keep(n)
 	}
 	err := c.inv.invoke(c)
 	c.now = p.sys.now()
@@ -189,6 +193,9 @@ func (p *Pipeline) attempt(c *call) error {
 	}
 	if n < maxLogged {
 		c.log[n] = attemptLog{begin: begin, end: c.now, err: err, neutral: c.verdict == canceled}
+	}
+	if c.async.on && err != nil {
+		c.keep(n)
 	}
 	return err
 }
@@ -289,7 +296,7 @@ func (c *call) end(v verdict, err error, outer step) {
 // over is the innermost step of a call that is over before it began.
 func over(c *call) error {
 	c.verdict = c.presetVerdict
-	if c.verdict == failed {
+	if c.failedAt == 0 && c.verdict != rejected {
 		c.failedAt = c.now
 	}
 	return c.preset

@@ -66,7 +66,8 @@ func (g *guardGate) admit(c *call) (err error) {
 }
 
 // KillSwitch is the guard that refuses while an operator's kill switch is on, globally, for the pipeline, or for
-// the task's type. It is read again before each attempt.
+// the task's type. It is read again before each attempt. Every pipeline has it, unless it is Unstoppable; naming it
+// in Spec.Guards only gives it its place among them.
 func KillSwitch() Guard { return killGuard{} }
 
 // killGuard stands for the system's kill switch until a pipeline is built.

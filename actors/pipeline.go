@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -17,7 +18,11 @@ import (
 
 // Spec says what a pipeline is made of.
 type Spec struct {
+	// Guards are asked in this order. The kill switch is always among them: first, unless KillSwitch() stands
+	// elsewhere in the list, or Unstoppable is set.
 	Guards []Guard
+	// Unstoppable makes a pipeline that no kill switch stops: for work that stopping would make worse.
+	Unstoppable bool
 	// Layers are the policies, outermost first; at most 16. The recommended order is fallback, timeout, retry,
 	// breaker, bulkhead, attempt timeout.
 	Layers []policy.Config
@@ -38,7 +43,7 @@ type Pipeline struct {
 	name   string
 	pid    *actor.PID
 	guards []gate
-	kill   *killGate // read again before each attempt; nil without that guard
+	kill   *killGate // read again before each attempt; nil when it is unstoppable
 	stack  []layer
 	layers step // the whole chain
 	// Who may answer a call that is over before it began: every fallback, or those outside the total timeout.
@@ -109,6 +114,10 @@ func (p *Pipeline) build(spec Spec) error {
 		default:
 			p.guards = append(p.guards, &guardGate{p.sys, g})
 		}
+	}
+	if p.kill == nil && !spec.Unstoppable {
+		p.kill = &killGate{p.sys.kill, p}
+		p.guards = slices.Insert(p.guards, 0, gate(p.kill))
 	}
 	seen := map[string]int{}
 	for i, cfg := range spec.Layers {

@@ -188,6 +188,23 @@ func TestRetryDoesNotRetryRefusalsUnlessAsked(t *testing.T) {
 	})
 }
 
+// A refusal of a retry does not hide what the attempt before it ran into.
+func TestRefusedRetryTellsTheLastError(t *testing.T) {
+	p := pipelineOf(t, policy.Retry{Attempts: 3, Backoff: policy.Constant(0), Rejections: true}, policy.Breaker{Consecutive: 1, Probes: 1})
+	p2, err := p.sys.Pipeline("p2", Spec{Layers: []policy.Config{policy.Retry{Attempts: 3, Backoff: policy.Constant(0)}, policy.Breaker{Consecutive: 1}}})
+	require.NoError(t, err)
+	for _, p := range []*Pipeline{p, p2} {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		r := Try(ctx, p, nil, fails)
+		cancel()
+		require.Equal(t, messages.Rejected, r.Outcome)
+		require.Equal(t, 1, r.Attempts)
+		require.ErrorIs(t, r.Err, messages.ErrBreakerOpen)
+		require.ErrorIs(t, r.Err, errBoom)
+		require.ErrorContains(t, r.Err, "last attempt: boom")
+	}
+}
+
 // Permits and slots come back after any mix of endings.
 func TestNothingIsHeldAfterAnyMixOfEndings(t *testing.T) {
 	p := pipelineOf(t, policy.Timeout{Limit: 50 * time.Millisecond}, policy.Retry{Attempts: 2, Backoff: policy.Constant(0)},

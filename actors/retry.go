@@ -15,10 +15,16 @@ type retry struct{ settled[policy.Retry] }
 func (r *retry) wrap(next step) step {
 	return func(c *call) error {
 		c.ran |= r.bit
+		var last error // of an attempt that really ran
 		for attempt := 1; ; attempt++ {
 			err := next(c)
 			if err == nil {
 				return nil
+			}
+			if c.verdict != rejected {
+				last = err
+			} else if refused, ok := err.(*messages.RejectedError); ok && refused.Last == nil { //nolint:errorlint // ours, just made
+				refused.Last = last // what the work itself ran into must not be lost behind the refusal of a retry
 			}
 			cfg := r.settings.Load()
 			if attempt >= cfg.Attempts || !again(cfg, c, err) {
@@ -90,5 +96,8 @@ func (r *retry) sleep(c *call, delay time.Duration) bool {
 func (c *call) logRetry(delay time.Duration) {
 	if n := int(c.attempts); n > 0 && n <= maxLogged {
 		c.log[n-1].retried, c.log[n-1].delay = true, int64(delay)
+		if c.async.on {
+			c.keep(int32(n - 1))
+		}
 	}
 }

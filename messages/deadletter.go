@@ -114,12 +114,9 @@ func (d *DeadLetter) SetError(err error) {
 // ErrorType names the Go type of the error that err wraps innermost, which says more than its wrappers.
 func ErrorType(err error) string {
 	for {
-		inner := errors.Unwrap(err)
+		inner := errors.Unwrap(err) // nil too for one that wraps several, which is told by its own type
 		if inner == nil {
 			return fmt.Sprintf("%T", err)
-		}
-		if _, typed := err.(*RejectedError); typed { //nolint:errorlint // each wrapper is looked at in turn
-			return "*messages.RejectedError"
 		}
 		err = inner
 	}

@@ -25,7 +25,8 @@ var (
 	ErrUnavailable  = errors.New("unavailable")
 )
 
-// RejectedError is a refusal: the work was not done, or not again, and may be offered later.
+// RejectedError is a refusal: the work was not done, or not again, and may be offered later. It matches
+// ErrRejected, its Cause, and Last.
 type RejectedError struct {
 	By     string // the guard or policy that refused: its name in the pipeline
 	Reason string // a short machine-readable word
@@ -33,6 +34,7 @@ type RejectedError struct {
 	RetryAfter time.Duration
 	Metadata   map[string]any // the guard's own details
 	Cause      error          // the sentinel that says what kind of refusal it is
+	Last       error          // when a retry was refused: what the attempt before it ended in
 }
 
 // Error says who refused, why and until when.
@@ -41,14 +43,25 @@ func (e *RejectedError) Error() string {
 	if e.RetryAfter > 0 {
 		s += ", retry after " + e.RetryAfter.Round(max(time.Millisecond, e.RetryAfter/1000)).String()
 	}
+	if e.Last != nil {
+		s += "; last attempt: " + e.Last.Error()
+	}
 	return s
 }
 
 // Is makes every refusal match ErrRejected.
 func (e *RejectedError) Is(target error) bool { return target == ErrRejected }
 
-// Unwrap gives the sentinel of the policy that refused.
-func (e *RejectedError) Unwrap() error { return e.Cause }
+// Unwrap gives the sentinel of the policy that refused, and what the last attempt ended in.
+func (e *RejectedError) Unwrap() []error {
+	errs := make([]error, 0, 2)
+	for _, err := range []error{e.Cause, e.Last} {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errs
+}
 
 // TimeoutError says that one of our limits was met. It matches ErrTimeout and context.DeadlineExceeded.
 type TimeoutError struct {
@@ -91,7 +104,7 @@ type TypeError struct {
 
 // Error names the two types.
 func (e *TypeError) Error() string {
-	return fmt.Sprintf("%s gives a %s where the call returns a %s", e.By, e.Got, e.Want)
+	return fmt.Sprintf("%s gives %s where the call returns %s", e.By, e.Got, e.Want)
 }
 
 // FieldError says which part of a configuration or a message is wrong, what it was, and what is allowed.

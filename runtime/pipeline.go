@@ -13,7 +13,11 @@ import (
 // Spec says what a pipeline is made of. All parts are optional: an empty one runs functions bare, and still catches
 // panics and tells outcomes.
 type Spec struct {
+	// Guards are asked in this order before anything else. The kill switch is always among them, first unless
+	// actors.KillSwitch() stands elsewhere in the list.
 	Guards []actors.Guard
+	// Unstoppable makes a pipeline that no kill switch stops: for work that stopping would make worse.
+	Unstoppable bool
 	// Layers are the policies, outermost first. The recommended order is fallback, timeout, retry, breaker,
 	// bulkhead, attempt timeout. At most 16.
 	Layers []policy.Config
@@ -35,7 +39,7 @@ type Pipeline struct {
 // Pipeline builds a pipeline and starts its actors. The name is a token that no other pipeline of the runtime has.
 // All that is wrong with the spec is reported at once.
 func (rt *Runtime) Pipeline(name string, spec Spec) (Pipeline, error) {
-	s := actors.Spec{Guards: spec.Guards, Layers: spec.Layers, Hooks: spec.Hooks, Intake: spec.Intake}
+	s := actors.Spec{Guards: spec.Guards, Unstoppable: spec.Unstoppable, Layers: spec.Layers, Hooks: spec.Hooks, Intake: spec.Intake}
 	for _, sink := range spec.Sinks {
 		s.Sinks = append(s.Sinks, sink)
 	}
@@ -112,4 +116,4 @@ func (p Pipeline) Close(ctx context.Context) error {
 	return p.p.Close(ctx)
 }
 
-var errNoPipeline = &messages.RejectedError{By: "pipeline", Reason: "made by nobody", Cause: messages.ErrStopped}
+var errNoPipeline = &messages.RejectedError{By: "pipeline", Reason: "zero Pipeline: make it by Runtime.Pipeline", Cause: messages.ErrStopped}

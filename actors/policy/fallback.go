@@ -28,7 +28,7 @@ func FallbackTo[T any](fn func(ctx context.Context, err error) (T, error)) Fallb
 	}
 }
 
-// FallbackValue answers with v.
+// FallbackValue answers with v. It is a FallbackTo: a pipeline with it is for calls that return a T.
 func FallbackValue[T any](v T) Fallback {
 	return FallbackTo(func(context.Context, error) (T, error) { return v, nil })
 }
