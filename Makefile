@@ -13,6 +13,7 @@ demo: build ## the whole story in under a minute: embedded NATS, a node, a payme
 	@./bin/forseti demo
 
 build: ## the forseti command, into bin/
+	@test -d bin || echo "building: a minute or two the first time"
 	@$(GO) build -trimpath -o bin/forseti ./cmd/forseti
 
 test: ## everything, race detector on; then the allocation counts, which that detector would falsify
@@ -23,7 +24,7 @@ quick: ## the tests that take seconds
 	$(GO) test -short ./messages/... ./actors/... ./sinks/... ./runtime/...
 
 check: ## what a change must pass: format, vet, staticcheck, tidy, and all tests
-	@test -z "$$($(GO) run $(GOFUMPT) -l . | tee /dev/stderr)" || { echo "run make fmt"; exit 1; }
+	@out=$$($(GO) run $(GOFUMPT) -l .) && test -z "$$out" || { echo "$$out"; echo "run make fmt"; exit 1; }
 	$(GO) vet ./...
 	$(GO) run $(STATIC) ./...
 	$(GO) mod tidy -diff
@@ -44,6 +45,8 @@ fuzz: ## every decoder, FUZZTIME each
 
 golden: ## write golden files anew; review the diff
 	$(GO) test -run 'Script' ./actors/policy -rewrite
+	$(GO) test -run 'Golden' ./messages -rewrite
+	$(GO) test -short ./cmd/forseti -rewrite
 
 cover: ## coverage by package
 	$(GO) test -cover ./...

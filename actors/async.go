@@ -5,7 +5,6 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/forseti-go/forseti/messages"
 )
@@ -109,6 +108,9 @@ func (r *record[T]) launch(where place) {
 	}
 	if r.preset != nil { // it ends here, on the caller: nothing of it may wait
 		err := r.exec()
+		if r.left != nil {
+			r.left()
+		}
 		r.complete(r, err)
 		return
 	}
@@ -131,6 +133,9 @@ func (r *record[T]) work() {
 		if r.async.slot {
 			r.p.intake.release(1)
 		}
+		if r.left != nil {
+			r.left()
+		}
 		return
 	}
 	r.settle(r.exec())
@@ -139,17 +144,18 @@ func (r *record[T]) work() {
 // settle ends the worker's part.
 func (r *record[T]) settle(err error) {
 	p, slot := r.p, r.async.slot
-	if r.async.state.Load() == asyncTaken {
-		p.abandoned.Add(-1)
-		if slot {
-			p.intake.release(1)
-		}
-		return
-	}
-	r.own.finish(endCanceled)
+	taken := r.async.state.Load() == asyncTaken
 	if slot {
 		p.intake.release(1)
 	}
+	if r.left != nil {
+		r.left()
+	}
+	if taken {
+		p.abandoned.Add(-1)
+		return
+	}
+	r.own.finish(endCanceled)
 	r.complete(r, err)
 }
 
@@ -174,10 +180,9 @@ func (r *record[T]) complete(src *record[T], err error) {
 	a.reply <- struct{}{}
 }
 
-// expire runs on the wheel when one of the record's limits was met.
-func (c *call) expire(i int) {
-	t := &c.timers[i]
-	if i == 0 && c.async.on {
+// expire runs on the wheel when one of the record's limits was met; the first slot is the total timeout's.
+func (c *call) expire(t *timerSlot, first bool) {
+	if first && c.async.on {
 		s := &c.async.state
 		running := s.CompareAndSwap(asyncRunning, asyncTaken)
 		if running || s.CompareAndSwap(asyncQueued, asyncTaken) {
@@ -206,8 +211,9 @@ func (r *record[T]) takeOver(pool *recordPool[T]) {
 	s.ran, s.attempts, s.failedAt, s.log = past.ran|1<<maxLayers|p.total.bit, past.attempts, past.failedAt, past.log
 	r.async.mu.Unlock()
 	s.end(timedOut, &messages.TimeoutError{Limit: p.total.limit(), Scope: p.total.name}, p.late)
-	err := s.exec()
-	r.complete(s, err)
+	err := messages.ErrGoexit // unless exec returns
+	defer func() { r.complete(s, err) }()
+	err = s.exec()
 }
 
 // Await returns the value or the error when the call has ended; ctx bounds the wait, not the call. A wait that
@@ -270,8 +276,7 @@ func (f Future[T]) take(ctx context.Context) (Result[T], error) {
 	return res, nil
 }
 
-// Done is closed when the call has ended, for use in a select; take the result by Await. It must not be called
-// after the result was taken.
+// Done is closed when the call has ended, for use in a select; take the result by Await.
 func (f Future[T]) Done() <-chan struct{} {
 	if f.r == nil {
 		ended := make(chan struct{})
@@ -281,6 +286,11 @@ func (f Future[T]) Done() <-chan struct{} {
 	a := &f.r.async
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if turn := a.turn.Load(); turn != f.turn && turn != f.turn+1 { // taken, and the record has another call
+		ended := make(chan struct{})
+		close(ended)
+		return ended
+	}
 	if a.done == nil {
 		a.done = make(chan struct{})
 		if a.over {
@@ -341,17 +351,3 @@ func (i *intake) take(n int64) int64 {
 }
 
 func (i *intake) release(n int64) { i.used.Add(-n) }
-
-// quiet waits until no call is in flight, or ctx ended.
-func (i *intake) quiet(ctx context.Context) error {
-	for wait := time.Millisecond; i.used.Load() > 0; wait = min(2*wait, 50*time.Millisecond) {
-		pause := time.NewTimer(wait)
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-			pause.Stop()
-			return context.Cause(ctx)
-		}
-	}
-	return nil
-}

@@ -29,7 +29,8 @@ type breaker struct {
 // are replaced together with the epoch, so that a success is never credited to another.
 type breakerView struct {
 	policy.BreakerSnapshot
-	asleep atomic.Bool // nobody reads the shards: the next success must be told
+	out    atomic.Int32 // probes admitted under it that have not ended and are not written off
+	asleep atomic.Bool  // nobody reads the shards: the next success must be told
 	shards *[lanes]paddedUint64
 }
 
@@ -79,8 +80,7 @@ func (b *breaker) configure(cfg policy.Config) error {
 	}
 	f := b.fact(policy.Reconfigured, b.view.Load(), b.sys.now())
 	f.Settings = &c
-	b.host.Tell(f)
-	return nil
+	return settle(b.host, f)
 }
 
 // publish runs in the actor.
@@ -91,6 +91,9 @@ func (b *breaker) publish(s policy.BreakerSnapshot) {
 		v.asleep.Store(true) // until the host finds that ticks are due
 	}
 	old := b.view.Swap(v)
+	if s.Hung && old != nil && old.State == policy.HalfOpen {
+		b.probes.Add(-old.out.Swap(0)) // they may never end: others must be let in all the same
+	}
 	if old != nil && old.State != s.State {
 		b.pipe.event(messages.Event{Kind: breakerKinds[s.State], Source: b.name, Data: map[string]any{
 			"from": old.State.String(), "to": s.State.String(), "good": s.Good, "bad": s.Bad, "run": s.Run, "trips": s.Trips,
@@ -114,7 +117,7 @@ func (b *breaker) sleep(core Core[policy.BreakerFact, policy.BreakerSnapshot]) (
 }
 
 func (b *breaker) fact(kind policy.BreakerFactKind, v *breakerView, now int64) policy.BreakerFact {
-	return policy.BreakerFact{Kind: kind, Epoch: v.Epoch, Seen: v.seen(), Now: policy.Instant(now)}
+	return policy.BreakerFact{Kind: kind, Epoch: v.Epoch, Seen: v.seen(), Out: v.out.Load(), Now: policy.Instant(now)}
 }
 
 // admit returns the view under which a call is admitted, or nil and how long the refusal lasts; 0: until a probe
@@ -134,11 +137,11 @@ func (b *breaker) admit(c *call) (v *breakerView, after time.Duration) {
 			}
 			// A host that judges nothing any more still must not keep the way shut: probe all the same.
 		}
-		if b.takeProbe(v.Probes) {
+		if b.takeProbe(v) {
 			if b.view.Load() == v {
 				return v, 0
 			}
-			b.probes.Add(-1) // it moved on between the look and the permit
+			b.returnProbe(v) // it moved on between the look and the permit
 			continue
 		}
 		return nil, 0
@@ -146,14 +149,29 @@ func (b *breaker) admit(c *call) (v *breakerView, after time.Duration) {
 	return nil, 0
 }
 
-func (b *breaker) takeProbe(limit int32) bool {
+func (b *breaker) takeProbe(v *breakerView) bool {
 	for {
 		n := b.probes.Load()
-		if n >= limit {
+		if n >= v.Probes {
 			return false
 		}
 		if b.probes.CompareAndSwap(n, n+1) {
+			v.out.Add(1)
 			return true
+		}
+	}
+}
+
+// returnProbe gives a half-open permit back, unless it was written off.
+func (b *breaker) returnProbe(v *breakerView) {
+	for {
+		n := v.out.Load()
+		if n <= 0 {
+			return
+		}
+		if v.out.CompareAndSwap(n, n-1) {
+			b.probes.Add(-1)
+			return
 		}
 	}
 }
@@ -202,7 +220,7 @@ func (b *breaker) report(c *call, v *breakerView, err error) {
 // drop gives an admission back without a verdict.
 func (b *breaker) drop(_ *call, token any) {
 	if v := token.(*breakerView); v.State != policy.Closed {
-		b.probes.Add(-1)
+		b.returnProbe(v)
 	}
 }
 
@@ -210,7 +228,7 @@ func (b *breaker) probed(c *call, v *breakerView, kind policy.BreakerFactKind) {
 	if b.view.Load() == v {
 		b.host.Await(c.caller, b.fact(kind, v, c.now))
 	}
-	b.probes.Add(-1)
+	b.returnProbe(v)
 }
 
 // rouse tells a sleeping breaker of the first success, so that it is counted at its time.

@@ -58,6 +58,14 @@ func (b *bulkhead) wrap(next step) step {
 	}
 }
 
+// room is how many of the intake's calls it would take beside those that are in flight already, on their way to it or
+// inside.
+func (b *bulkhead) room(inFlight int) int {
+	cfg := b.settings.Load()
+	free := int(max(b.count(), 0)) + cfg.Queue - int(b.queued.Load())
+	return min(free, cfg.Permits+cfg.Queue-inFlight)
+}
+
 func (b *bulkhead) drop(c *call, _ any) { b.release(c.lane) }
 
 // queueUp waits for a permit, no longer than the call still has.

@@ -24,7 +24,7 @@ type Subscription struct {
 }
 
 // Subscribe makes a queue of the given length, at least 1, for the events that want accepts; nil accepts all. want
-// runs on the publisher's goroutine: it must be quick and must not panic.
+// runs on the publisher's goroutine: it must be quick. One that panics ends its subscription.
 func (b *Bus) Subscribe(queue int, want func(messages.Event) bool) *Subscription {
 	s := &Subscription{bus: b, ch: make(chan messages.Event, max(queue, 1)), want: want}
 	b.mu.Lock()
@@ -52,15 +52,28 @@ func (s *Subscription) Close() {
 // Publish hands e to every subscriber that wants it.
 func (b *Bus) Publish(e messages.Event) {
 	for _, s := range b.list() {
-		if s.want != nil && !s.want(e) {
-			continue
-		}
-		select {
-		case s.ch <- e:
-		default:
-			s.dropped.Add(1)
+		if s.wants(e) {
+			select {
+			case s.ch <- e:
+			default:
+				s.dropped.Add(1)
+			}
 		}
 	}
+}
+
+// wants asks the subscriber. One that panics gets nothing from here on: publishers are in the middle of something.
+func (s *Subscription) wants(e messages.Event) (yes bool) {
+	if s.want == nil {
+		return true
+	}
+	defer func() {
+		if recover() != nil {
+			s.dropped.Add(1)
+			s.Close()
+		}
+	}()
+	return s.want(e)
 }
 
 func (b *Bus) list() []*Subscription {

@@ -2,7 +2,6 @@ package actors
 
 import (
 	"context"
-	"errors"
 	"runtime/debug"
 	"time"
 
@@ -83,15 +82,22 @@ type call struct {
 	log           [maxLogged]attemptLog
 	held          [maxLayers]hold
 	holds         int
-	timers        []timerSlot
+	timers        []*timerSlot
 	async         async
 }
 
-// timerSlot is one of a record's timers and what it ends.
+// timerSlot is one of a record's timers and what it ends. One that fired is replaced, not used again: the wheel may
+// still have it in its hands.
 type timerSlot struct {
 	timer
 	ctx  *deadlineContext
 	word uint64
+}
+
+func newTimerSlot(c *call, i int) *timerSlot {
+	s := &timerSlot{}
+	s.fire = func() { c.expire(s, i == 0) }
+	return s
 }
 
 // invoker is the typed half of a record.
@@ -183,7 +189,7 @@ func (p *Pipeline) attempt(c *call) error {
 	c.now = p.sys.now()
 	if err == nil {
 		c.verdict, c.primary = succeeded, nil
-	} else if c.callerGone() && isContextError(c.caller, err) {
+	} else if c.callerGone() && !isPanic(err) { // whatever the function made of it
 		c.verdict = canceled
 	} else {
 		c.verdict = failed
@@ -205,8 +211,9 @@ func (c *call) callerGone() bool {
 	return c.caller.Err() != nil || c.own != nil && c.own.end.Load() == endCanceled
 }
 
-func isContextError(caller context.Context, err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Cause(caller))
+func isPanic(err error) bool {
+	_, ok := err.(*messages.PanicError) //nolint:errorlint // ours, and never wrapped
+	return ok
 }
 
 // reject makes the error of a refusal.

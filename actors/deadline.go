@@ -20,6 +20,7 @@ type deadlineContext struct {
 	ch     chan struct{}
 	after  []func()
 	detach func() bool // from the parent
+	err    error       // set before end
 }
 
 // How a deadlineContext ended.
@@ -42,14 +43,8 @@ func (d *deadlineContext) Deadline() (time.Time, bool) {
 func (d *deadlineContext) Value(key any) any { return d.parent.Value(key) }
 
 func (d *deadlineContext) Err() error {
-	switch d.end.Load() {
-	case endDeadline:
-		return context.DeadlineExceeded
-	case endCanceled:
-		if err := d.parent.Err(); err != nil {
-			return err
-		}
-		return context.Canceled
+	if d.end.Load() != endNot {
+		return d.err
 	}
 	return d.parent.Err()
 }
@@ -100,6 +95,11 @@ func (d *deadlineContext) finish(how uint32) {
 	if d.end.Load() != endNot {
 		d.mu.Unlock()
 		return
+	}
+	if d.err = d.parent.Err(); how == endDeadline {
+		d.err = context.DeadlineExceeded
+	} else if d.err == nil {
+		d.err = context.Canceled
 	}
 	d.end.Store(how)
 	if d.ch != nil {

@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/forseti-go/forseti/messages"
@@ -21,6 +22,7 @@ type record[T any] struct {
 	pool   *recordPool[T]
 	job    func()                  // runs the record on a worker; made once
 	then   func(*record[T], error) // of an asynchronous call that nobody awaits
+	left   func()                  // told when its function has really returned; may be nil
 }
 
 func (r *record[T]) invoke(c *call) (err error) {
@@ -71,13 +73,21 @@ func nillable(t reflect.Type) bool {
 
 func (r *record[T]) recycle() {
 	var zero T
-	r.fn, r.bareFn, r.then, r.out = nil, nil, nil, zero
+	r.fn, r.bareFn, r.then, r.left, r.out = nil, nil, nil, nil, zero
 }
 
 // recordPool pools the records of one result type in one pipeline: records of mixed types would thrash one pool.
 type recordPool[T any] struct {
 	sync.Pool
-	mismatch error // a fallback that makes another type
+	mismatch atomic.Pointer[error] // a fallback that makes another type; nil: none
+}
+
+func (pool *recordPool[T]) recheck(p *Pipeline) {
+	if err := p.mismatch(reflect.TypeFor[T]()); err != nil {
+		pool.mismatch.Store(&err)
+	} else {
+		pool.mismatch.Store(nil)
+	}
 }
 
 // poolOf finds the pool of T among the few result types a pipeline is used with.
@@ -94,13 +104,14 @@ func poolOf[T any](p *Pipeline) *recordPool[T] {
 
 // bind makes the pool of T, once: the pipeline meets the type, and what it makes itself is checked against it.
 func bind[T any](p *Pipeline) *recordPool[T] {
-	pool := &recordPool[T]{mismatch: p.mismatch(reflect.TypeFor[T]())}
+	pool := &recordPool[T]{}
+	pool.recheck(p)
 	pool.New = func() any {
 		r := &record[T]{}
 		r.p, r.inv, r.lane = p, r, p.lane.Add(1)
-		r.timers = make([]timerSlot, p.limits)
+		r.timers = make([]*timerSlot, p.limits)
 		for i := range r.timers {
-			r.timers[i].fire = func() { r.expire(i) }
+			r.timers[i] = newTimerSlot(&r.call, i)
 		}
 		r.async.reply = make(chan struct{}, 1)
 		r.job = func() { r.work() }
@@ -221,6 +232,9 @@ func Do0[T any](ctx context.Context, p *Pipeline, meta *messages.Context, fn fun
 
 func (r *record[T]) face(missing bool) (v T, err error) {
 	r.check(missing)
+	calls := &r.p.calls[r.lane%lanes]
+	calls.Add(1)
+	defer calls.Add(-1) // Goexit too
 	err = r.exec()
 	if err == nil {
 		v = r.out
@@ -233,8 +247,8 @@ func (r *record[T]) face(missing bool) (v T, err error) {
 func (r *record[T]) check(missing bool) {
 	if missing {
 		r.end(failed, messages.ErrNilFunc, r.p.unanswered)
-	} else if r.pool.mismatch != nil {
-		r.end(failed, r.pool.mismatch, over)
+	} else if err := r.pool.mismatch.Load(); err != nil {
+		r.end(failed, *err, over)
 	}
 }
 
@@ -244,6 +258,9 @@ func Try[T any](ctx context.Context, p *Pipeline, meta *messages.Context, fn fun
 	r := pool.take(ctx, meta)
 	r.fn = fn
 	r.check(fn == nil)
+	calls := &p.calls[r.lane%lanes]
+	calls.Add(1)
+	defer calls.Add(-1)
 	res := r.result(r.exec())
 	pool.give(r)
 	return res

@@ -64,12 +64,14 @@ func metadata(err error) map[string]any {
 func (s *System) Work(job func()) { s.workers.run(job) }
 
 // RunTask runs a task's function on the calling goroutine, which should be a worker, in a slot of the intake that
-// was reserved for it. then is called once, here or, when the pipeline's timeout is met first, on another worker.
-// The caller keeps what a failure leaves, and releases the slot: until then the task counts as in flight.
-func RunTask(ctx context.Context, p *Pipeline, t *messages.Task, fn func(context.Context) (any, error), then func(Result[any])) {
+// was reserved for it. then is called once, here or, when the pipeline's timeout is met first, on another worker; left
+// is called once when the function has really returned, which may be before or after. The caller keeps what a failure
+// leaves, and releases the slot when both were: until then the task counts as in flight.
+func RunTask(ctx context.Context, p *Pipeline, t *messages.Task, fn func(context.Context) (any, error), then func(Result[any]), left func()) {
 	r := poolOf[any](p).take(ctx, &t.Context)
 	r.fn, r.task, r.taskType = fn, true, t.Type
 	r.then = func(src *record[any], err error) { then(src.result(err)) }
+	r.left = left
 	r.check(fn == nil)
 	r.launch(inPlace)
 }

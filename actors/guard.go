@@ -134,13 +134,8 @@ func (g *killGate) admit(c *call) error {
 // Kill applies orders to the kill switch and returns when they are in force: a call that starts after that reads
 // them. The last one given for a scope counts: who gets orders from several sides sorts them first.
 func (s *System) Kill(ctx context.Context, orders ...messages.KillState) error {
-	for !s.kill.host.Await(ctx, orders) {
-		if ctx.Err() != nil {
-			return fmt.Errorf("kill switch: %w", context.Cause(ctx))
-		}
-		if s.kill.host.status.Load() == hostGone {
-			return fmt.Errorf("kill switch: %w", messages.ErrStopped)
-		}
+	if err := s.kill.host.Order(ctx, orders); err != nil {
+		return fmt.Errorf("kill switch: %w", err)
 	}
 	return nil
 }

@@ -204,8 +204,10 @@ type drainer struct {
 	sys   *System
 	name  string
 	drain func()
+	last  func() // told before the last round; may be nil
 	pid   *actor.PID
 	armed atomic.Bool // a kick is on its way
+	gone  atomic.Bool // nobody drains any more
 }
 
 type kick struct{}
@@ -219,15 +221,30 @@ func (d *drainer) start(parent actor.SpawnerContext) (err error) {
 }
 
 func (d *drainer) kick() {
-	if !d.armed.Load() && d.armed.CompareAndSwap(false, true) {
+	if !d.armed.Load() && !d.gone.Load() && d.armed.CompareAndSwap(false, true) {
 		d.sys.root.Send(d.pid, kick{})
 	}
 }
 
 func (d *drainer) receive(c actor.Context) {
 	switch c.Message().(type) {
-	case *actor.Started, kick, *actor.Stopping: // what was pushed before the end is told
+	case *actor.Started, kick:
 		d.armed.Store(false)
 		d.drain()
+	case *actor.Stopping: // what was pushed before the end is told
+		if d.last != nil {
+			d.last()
+		}
+		for !d.drained() {
+		}
+		d.gone.Store(true)
 	}
+}
+
+// drained drains outside of the supervisor's care: a panic while an actor stops would keep it from ever ending. Each
+// round takes at least one record out of the queue.
+func (d *drainer) drained() (ok bool) {
+	defer func() { _ = recover() }()
+	d.drain()
+	return true
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/asynkron/protoactor-go/actor"
 
 	"github.com/forseti-go/forseti/actors/policy"
+	"github.com/forseti-go/forseti/messages"
 )
 
 // Core is what a Host runs: a decision machine of package policy. F is the fact it is told, S the snapshot it
@@ -77,6 +78,31 @@ func (h *Host[F, S]) store(s S) {
 func (h *Host[F, S]) Tell(fact F) {
 	if h.status.Load() == hostUp {
 		h.sys.root.Send(h.pid, &told[F]{fact: fact})
+	}
+}
+
+// Order sends what must not get lost, an operator's order or new settings, and waits until it is in force, or ctx
+// ends. A host that is being restarted takes it when it is back; one that is quarantined or stopped never will.
+func (h *Host[F, S]) Order(ctx context.Context, fact F) error {
+	m := &told[F]{fact: fact, reply: make(chan struct{}, 1)}
+	if h.status.Load() == hostGone {
+		return messages.ErrStopped
+	}
+	h.sys.root.Send(h.pid, m)
+	for {
+		poll := time.NewTimer(time.Second)
+		select {
+		case <-m.reply:
+			poll.Stop()
+			return nil
+		case <-ctx.Done():
+			poll.Stop()
+			return context.Cause(ctx)
+		case <-poll.C:
+			if h.status.Load() == hostGone { // it went with the order in its mailbox
+				return messages.ErrStopped
+			}
+		}
 	}
 }
 

@@ -1,8 +1,10 @@
 package actors
 
 import (
+	"context"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
 
@@ -86,8 +88,16 @@ func (l *settled[C]) configure(cfg policy.Config) error {
 	if !ok {
 		return wrongKind(l.name, cfg)
 	}
-	l.host.Tell(c)
-	return nil
+	return settle(l.host, c)
+}
+
+// settleWait bounds how long new settings may take; an actor that waits for its restart takes longer.
+const settleWait = 5 * time.Second
+
+func settle[F, S any](h *Host[F, S], fact F) error {
+	ctx, cancel := context.WithTimeout(context.Background(), settleWait)
+	defer cancel()
+	return h.Order(ctx, fact)
 }
 
 func wrongKind(name string, cfg policy.Config) error {

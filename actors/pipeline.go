@@ -53,6 +53,7 @@ type Pipeline struct {
 	hooks            []*hookActor
 	sinks            []*sinkActor
 	intake           intake
+	calls            [lanes]paddedInt64 // synchronous ones in flight
 	pools            atomic.Pointer[[]any]
 	lane             atomic.Uint32
 	closed           atomic.Bool
@@ -271,6 +272,15 @@ func (p *Pipeline) mismatch(want reflect.Type) error {
 	return nil
 }
 
+// recheck compares the fallbacks with the types of the calls anew.
+func (p *Pipeline) recheck() {
+	if list := p.pools.Load(); list != nil {
+		for _, pool := range *list {
+			pool.(interface{ recheck(*Pipeline) }).recheck(p)
+		}
+	}
+}
+
 // Configure replaces the settings of the layer of that name ("retry", "breaker", or "breaker-2" for the second of
 // a kind) while calls run. Its state stays; a breaker starts its evidence anew.
 func (p *Pipeline) Configure(name string, cfg policy.Config) error {
@@ -284,8 +294,9 @@ func (p *Pipeline) Configure(name string, cfg policy.Config) error {
 	for _, l := range p.stack {
 		if l.base().name == name {
 			if err := l.configure(cfg); err != nil {
-				return fmt.Errorf("pipeline %q: %w", p.name, err)
+				return fmt.Errorf("pipeline %q: layer %q: %w", p.name, name, err)
 			}
+			p.recheck()
 			p.event(messages.Event{Kind: messages.SettingsChanged, Source: name})
 			return nil
 		}
@@ -294,7 +305,7 @@ func (p *Pipeline) Configure(name string, cfg policy.Config) error {
 }
 
 // Room is how many calls of a task type the pipeline would take in now: what its intake has free, its kill switch
-// allows and its breakers admit. When it is 0, wait is how long that is expected to last (0: unknown), and why
+// allows, and its breakers and bulkheads admit. When it is 0, wait is how long that is expected to last (0: unknown), and why
 // says who is in the way; nobody is when the intake is merely full.
 func (p *Pipeline) Room(taskType string) (n int, wait time.Duration, why string) {
 	if p.closed.Load() {
@@ -312,12 +323,17 @@ func (p *Pipeline) Room(taskType string) (n int, wait time.Duration, why string)
 		}
 	}
 	for _, l := range p.stack {
-		if b, ok := l.(*breaker); ok {
-			room, wait := b.room(p.sys.now())
+		switch l := l.(type) {
+		case *breaker:
+			room, wait := l.room(p.sys.now())
 			if room == 0 {
-				return 0, wait, b.name
+				return 0, wait, l.name
 			}
 			n = min(n, room)
+		case *bulkhead:
+			if n = min(n, l.room(int(p.intake.used.Load()))); n <= 0 {
+				return 0, time.Millisecond, ""
+			}
 		}
 	}
 	return n, 0, ""
@@ -363,13 +379,35 @@ func (p *Pipeline) Close(ctx context.Context) error {
 type dismiss struct{}
 
 func (p *Pipeline) drain(ctx context.Context) error {
-	if err := p.intake.quiet(ctx); err != nil {
-		return fmt.Errorf("pipeline %q: %d calls still in flight: %w", p.name, p.intake.used.Load(), err)
+	if err := p.quiet(ctx); err != nil {
+		return fmt.Errorf("pipeline %q: %d calls still in flight: %w", p.name, p.inFlight(), err)
 	}
 	p.tellServed("the last ones")
 	for _, s := range p.sinks {
 		if err := s.flush(ctx); err != nil {
 			return fmt.Errorf("pipeline %q: %w", p.name, err)
+		}
+	}
+	return nil
+}
+
+// inFlight counts the calls that have not ended, synchronous and not.
+func (p *Pipeline) inFlight() (n int64) {
+	for i := range p.calls {
+		n += p.calls[i].Load()
+	}
+	return n + p.intake.used.Load()
+}
+
+// quiet waits until no call is in flight, or ctx ended.
+func (p *Pipeline) quiet(ctx context.Context) error {
+	for wait := time.Millisecond; p.inFlight() > 0; wait = min(2*wait, 50*time.Millisecond) {
+		pause := time.NewTimer(wait)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return context.Cause(ctx)
 		}
 	}
 	return nil

@@ -9,6 +9,10 @@ import (
 	"github.com/forseti-go/forseti/messages"
 )
 
+// longestAsked bounds the wait that an error may ask for: a downstream must not park its callers for a day. One that
+// asks for more is not tried again.
+const longestAsked = time.Minute
+
 // retry calls again what failed. Its actor holds the settings; the state of a retry is the call's own.
 type retry struct{ settled[policy.Retry] }
 
@@ -30,8 +34,9 @@ func (r *retry) wrap(next step) step {
 			if attempt >= cfg.Attempts || !again(cfg, c, err) {
 				return err
 			}
-			delay := max(cfg.Backoff.Delay(attempt, rand.Float64()), retryAfter(err))
-			if r.tooLate(c, delay) {
+			asked := retryAfter(err)
+			delay := max(cfg.Backoff.Delay(attempt, rand.Float64()), asked)
+			if asked > max(cfg.Backoff.Max, longestAsked) || r.tooLate(c, delay) {
 				return err
 			}
 			c.logRetry(delay)

@@ -3,6 +3,7 @@ package actors
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -45,7 +46,7 @@ func newSinkActor(p *Pipeline, s FailureSink, i int) *sinkActor {
 	if messages.ValidToken(s.Name()) {
 		name = s.Name()
 	}
-	a.drainer = drainer{sys: p.sys, name: fmt.Sprintf("sink-%d-%s", i, name), drain: a.store}
+	a.drainer = drainer{sys: p.sys, name: fmt.Sprintf("sink-%d-%s", i, name), drain: a.store, last: a.hurry}
 	return a
 }
 
@@ -54,10 +55,16 @@ func (a *sinkActor) offer(d *messages.DeadLetter) {
 	select {
 	case a.queue <- d:
 		a.kick()
+		if a.gone.Load() { // nobody will take it out: it was quarantined, or the pipeline is closed
+			a.store()
+		}
 	default:
 		a.lose(d, "queue is full")
 	}
 }
+
+// hurry ends the patience: what the sink does not take at its next try is lost.
+func (a *sinkActor) hurry() { a.once.Do(func() { close(a.quit) }) }
 
 func (a *sinkActor) lose(d *messages.DeadLetter, why string) {
 	a.open.Add(-1)
@@ -71,7 +78,12 @@ func (a *sinkActor) store() {
 	for {
 		select {
 		case d := <-a.queue:
-			a.keep(d)
+			select {
+			case <-a.quit:
+				a.lose(d, "sink has stopped")
+			default:
+				a.keep(d)
+			}
 		default:
 			return
 		}
@@ -86,13 +98,16 @@ func (a *sinkActor) keep(d *messages.DeadLetter) {
 		}
 	}()
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, sinkPause) {
-		ctx, cancel := context.WithTimeout(context.Background(), sinkTimeout)
-		id, err := a.sink.Handle(ctx, d)
-		cancel()
+		id, err := a.try(d)
 		if err == nil {
 			kept = true
 			a.open.Add(-1)
 			a.pipe.event(messages.Event{Kind: messages.DeadLetterStored, Source: a.sink.Name(), Reason: d.Reason, Data: map[string]any{"id": id}})
+			return
+		}
+		if errors.Is(err, messages.ErrInvalid) { // it will never take this one, and others wait behind it
+			kept = true
+			a.lose(d, messages.ErrorText(err))
 			return
 		}
 		pause := time.NewTimer(wait)
@@ -101,10 +116,26 @@ func (a *sinkActor) keep(d *messages.DeadLetter) {
 		case <-a.quit:
 			pause.Stop()
 			kept = true
-			a.lose(d, err.Error())
+			a.lose(d, messages.ErrorText(err))
 			return
 		}
 	}
+}
+
+// try offers a letter once, for as long as there is time.
+func (a *sinkActor) try(d *messages.DeadLetter) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), sinkTimeout)
+	defer cancel()
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		select {
+		case <-a.quit:
+			cancel()
+		case <-ended:
+		}
+	}()
+	return a.sink.Handle(ctx, d)
 }
 
 // flush waits until every letter was kept, or ctx ends.
@@ -115,7 +146,7 @@ func (a *sinkActor) flush(ctx context.Context) error {
 		case <-pause.C:
 		case <-ctx.Done():
 			pause.Stop()
-			a.once.Do(func() { close(a.quit) })
+			a.hurry()
 			return fmt.Errorf("sink %q: %d dead letters not stored: %w", a.sink.Name(), a.open.Load(), context.Cause(ctx))
 		}
 	}
@@ -138,7 +169,7 @@ func (c *call) capture(err error) {
 	}
 	for _, a := range c.log[:min(int(c.attempts), maxLogged)] {
 		if a.err != nil {
-			d.AttemptErrors = append(d.AttemptErrors, a.err.Error())
+			d.AttemptErrors = append(d.AttemptErrors, messages.ErrorText(a.err))
 		}
 	}
 	if data, ok := c.meta.Extra[messages.RequestData]; ok {

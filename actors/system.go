@@ -83,6 +83,13 @@ func (s *System) now() int64 { return int64(time.Since(s.base)) }
 // instant is the wall-clock time of an instant.
 func (s *System) instant(at int64) time.Time { return s.base.Add(time.Duration(at)) }
 
+// Has reports whether there is a pipeline of that name.
+func (s *System) Has(pipeline string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pipelines[pipeline] != nil
+}
+
 // ActorSystem is the Proto.Actor system underneath, for actors of the user's own that talk to pipelines.
 func (s *System) ActorSystem() *actor.ActorSystem { return s.actors }
 
@@ -109,7 +116,12 @@ type order struct {
 func (s *System) within(run func(actor.SpawnerContext) error) error {
 	o := &order{run, make(chan error, 1)}
 	s.root.Send(s.top, o)
-	return <-o.done
+	select {
+	case err := <-o.done:
+		return err
+	case <-s.gone: // it waits behind the end
+		return messages.ErrStopped
+	}
 }
 
 // receive is the top actor: parent of everything, and keeper of tombstones.
@@ -129,7 +141,7 @@ func (s *System) bury(c actor.Context, who *actor.PID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range s.pipelines {
-		if p.pid.Id == who.Id && !s.closed {
+		if p.pid != nil && p.pid.Id == who.Id && !s.closed { // nil: it is being built
 			p.closed.Store(true)
 			p.tomb = true
 			name := who.Id[len(s.top.Id)+1:]
@@ -141,8 +153,18 @@ func (s *System) bury(c actor.Context, who *actor.PID) {
 	}
 }
 
-// Close stops the system: pipelines refuse what is new, calls in flight on workers are waited for until ctx ends,
-// then all actors stop, leaf first. It returns what did not end in time. It is idempotent.
+// Refuse makes all pipelines refuse what is new, while what was accepted goes on: the first half of Close.
+func (s *System) Refuse() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.pipelines {
+		p.closed.Store(true)
+	}
+}
+
+// Close stops the system: pipelines refuse what is new, calls in flight are waited for until ctx ends, then all actors
+// stop, leaf first. Calls that still run after that have their limits met at once. It returns what did not end in time,
+// and is idempotent.
 func (s *System) Close(ctx context.Context) error {
 	s.mu.Lock()
 	if s.closed {
@@ -156,10 +178,8 @@ func (s *System) Close(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 
+	s.Refuse()
 	var errs []error
-	for _, p := range pipelines {
-		p.closed.Store(true)
-	}
 	for _, p := range pipelines {
 		if err := p.drain(ctx); err != nil {
 			errs = append(errs, err)

@@ -21,7 +21,7 @@ func (t *timeout) begin(c *call) {
 	limit := t.limit()
 	c.deadline = c.start + int64(limit)
 	c.own.at = t.sys.instant(c.deadline)
-	s := &c.timers[t.slot]
+	s := c.timers[t.slot]
 	s.ctx = c.own
 	s.word = t.sys.wheel.arm(&s.timer, c.deadline)
 }
@@ -70,7 +70,7 @@ func (c *call) withLimit(by holder, slot int, limit time.Duration, scope string,
 	}
 	parent := c.ctx
 	d := &deadlineContext{parent: parent, at: c.p.sys.instant(deadline)}
-	s := &c.timers[slot]
+	s := c.timers[slot]
 	s.ctx, c.ctx = d, d
 	word = c.p.sys.wheel.arm(&s.timer, deadline)
 	s.word = word
@@ -88,9 +88,10 @@ func (c *call) limited(slot int, word uint64, deadline, outer int64, limit time.
 	c.deadline = outer
 	met := c.now >= deadline
 	if word != 0 {
-		s := &c.timers[slot]
+		s := c.timers[slot]
 		if !s.disarm(word) {
 			met, c.dead = true, true
+			c.timers[slot] = newTimerSlot(c, slot)
 		} else {
 			s.ctx = nil
 		}
@@ -111,7 +112,7 @@ func (c *call) limited(slot int, word uint64, deadline, outer int64, limit time.
 
 // unlimit disarms a limit whose call left by Goexit: its record is not used again.
 func (c *call) unlimit(slot int) {
-	s := &c.timers[slot]
+	s := c.timers[slot]
 	if s.disarm(s.word) && s.ctx != nil {
 		s.ctx.finish(endCanceled)
 	}

@@ -37,6 +37,7 @@ type wheel struct {
 	at       int64 // the tick it has come to
 	count    int   // timers in it
 	wake     int64 // the tick its goroutine sleeps until
+	closed   bool
 	slots    [wheelSlots][]*timer
 	occupied [wheelSlots / 64]uint64
 
@@ -54,10 +55,41 @@ func newWheel(clock func() int64) *wheel {
 	return w
 }
 
-// close stops the goroutine and waits for it. Timers that are still armed never fire.
+// close stops the goroutine, waits for it, and fires what is still armed, and what is armed later, at once: a limit
+// that nobody keeps any more is met.
 func (w *wheel) close() {
 	close(w.stop)
 	<-w.done
+	w.mu.Lock()
+	w.closed = true
+	var left []*timer
+	for i := range w.slots {
+		left = append(left, w.slots[i]...)
+		w.slots[i] = nil
+	}
+	w.count = 0
+	w.mu.Unlock()
+	for _, t := range left {
+		t.meet()
+	}
+}
+
+// meet fires a timer if it is armed, and otherwise takes it out of the wheel.
+func (t *timer) meet() {
+	for {
+		v := t.word.Load()
+		switch {
+		case v == timerIdle:
+			if t.word.CompareAndSwap(v, 0) {
+				return
+			}
+		case v == timerSpent:
+			return
+		case t.word.CompareAndSwap(v, timerSpent):
+			t.fire()
+			return
+		}
+	}
 }
 
 func (w *wheel) run() {
@@ -164,6 +196,11 @@ func (w *wheel) arm(t *timer, deadline int64) (word uint64) {
 
 func (w *wheel) enter(t *timer, due int64) {
 	w.mu.Lock()
+	if w.closed {
+		w.mu.Unlock()
+		t.meet()
+		return
+	}
 	if w.count == 0 {
 		w.at = max(w.at, w.clock()/wheelTick-1) // it slept: nothing lies between
 	}

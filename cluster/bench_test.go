@@ -18,10 +18,14 @@ func BenchmarkConsume(b *testing.B) {
 	in := newSlots(256)
 	work := make(chan *cluster.Delivery, 256)
 	done := make(chan struct{}, b.N)
+	var k *cluster.Consumer
+	started := make(chan struct{})
 	for range 256 {
 		go func() {
+			<-started
 			for d := range work {
 				in.Release(1)
+				k.Wake()
 				if d.Ack(context.Background()) == nil {
 					done <- struct{}{}
 				}
@@ -30,10 +34,12 @@ func BenchmarkConsume(b *testing.B) {
 	}
 	_ = js
 	b.ResetTimer()
-	k, err := c.Consume(b.Context(), cluster.ConsumeConfig{Type: "a", MaxInFlight: 512}, in, func(d *cluster.Delivery) { work <- d })
+	var err error
+	k, err = c.Consume(b.Context(), cluster.ConsumeConfig{Type: "a", MaxInFlight: 512}, in, func(d *cluster.Delivery) { work <- d })
 	if err != nil {
 		b.Fatal(err)
 	}
+	close(started)
 	for range b.N {
 		<-done
 	}

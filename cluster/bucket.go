@@ -33,6 +33,8 @@ type entry struct {
 }
 
 func openBucket(ctx context.Context, js jetstream.JetStream, name string) (*bucket, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	kv, err := js.KeyValue(ctx, name)
 	if err != nil {
 		return nil, fmt.Errorf("bucket %s: %w", name, unavailable(err))
@@ -46,6 +48,8 @@ func openBucket(ctx context.Context, js jetstream.JetStream, name string) (*buck
 
 // get reads one key; messages.ErrNotFound when there never was one.
 func (b *bucket) get(ctx context.Context, key string) (entry, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	m, err := b.stream.GetLastMsgForSubject(ctx, b.prefix+key)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return entry{}, fmt.Errorf("key %s of %s: %w", key, b.name, messages.ErrNotFound)
@@ -60,7 +64,9 @@ func (b *bucket) get(ctx context.Context, key string) (entry, error) {
 func (b *bucket) all(ctx context.Context, filter string) ([]entry, error) {
 	var found []entry
 	for seq := uint64(1); ; {
-		m, err := b.stream.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(b.prefix+filter))
+		one, cancel := bounded(ctx)
+		m, err := b.stream.GetMsg(one, seq, jetstream.WithGetMsgSubject(b.prefix+filter))
+		cancel()
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			return found, nil
 		}
@@ -72,13 +78,15 @@ func (b *bucket) all(ctx context.Context, filter string) ([]entry, error) {
 	}
 }
 
-// last is the highest revision the bucket ever gave.
-func (b *bucket) last(ctx context.Context) (uint64, error) {
+// info tells when the bucket was made, and the highest revision it ever gave.
+func (b *bucket) info(ctx context.Context) (*jetstream.StreamInfo, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	info, err := b.stream.Info(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("bucket %s: %w", b.name, unavailable(err))
+		return nil, fmt.Errorf("bucket %s: %w", b.name, unavailable(err))
 	}
-	return info.State.LastSeq, nil
+	return info, nil
 }
 
 // put writes a key if its revision is still the given one, 0 meaning that there is none. It gives the new
@@ -97,6 +105,8 @@ func (b *bucket) write(ctx context.Context, m *nats.Msg, revision uint64) (uint6
 	if m.Header == nil {
 		m.Header = nats.Header{}
 	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	ack, err := b.js.PublishMsg(ctx, m, jetstream.WithExpectLastSequencePerSubject(revision))
 	switch {
 	case conflict(err):
@@ -116,7 +126,7 @@ func (b *bucket) entry(m *jetstream.RawStreamMsg) entry {
 
 // snapshot reads every key at once, without a round trip for each. It may be a moment behind the leader.
 func (b *bucket) snapshot(ctx context.Context) ([]entry, error) {
-	ctx, cancel := bounded(ctx)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	w, err := b.kv.WatchAll(ctx)
 	if err != nil {
@@ -124,18 +134,32 @@ func (b *bucket) snapshot(ctx context.Context) ([]entry, error) {
 	}
 	defer func() { _ = w.Stop() }()
 	var found []entry
+	if err := untilCurrent(ctx, w, func(e jetstream.KeyValueEntry) { found = append(found, entryOf(e)) }); err != nil {
+		return nil, fmt.Errorf("bucket %s: %w", b.name, err)
+	}
+	return found, nil
+}
+
+// untilCurrent hands on all that was there when a watch started; a nil entry marks its end. The next one may take as
+// long as a request.
+func untilCurrent(ctx context.Context, w jetstream.KeyWatcher, f func(jetstream.KeyValueEntry)) error {
+	silence := time.NewTimer(requestTimeout)
+	defer silence.Stop()
 	for {
 		select {
 		case e, ok := <-w.Updates():
-			if !ok {
-				return nil, fmt.Errorf("bucket %s: %w: watch ended", b.name, messages.ErrUnavailable)
+			switch {
+			case !ok:
+				return fmt.Errorf("%w: watch ended", messages.ErrUnavailable)
+			case e == nil:
+				return nil
 			}
-			if e == nil { // all that was there when it started has come
-				return found, nil
-			}
-			found = append(found, entryOf(e))
+			f(e)
+			silence.Reset(requestTimeout)
+		case <-silence.C:
+			return fmt.Errorf("%w: no answer within %v", messages.ErrUnavailable, requestTimeout)
 		case <-ctx.Done():
-			return nil, fmt.Errorf("bucket %s: %w", b.name, ctx.Err())
+			return ctx.Err()
 		}
 	}
 }

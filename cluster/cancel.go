@@ -49,8 +49,8 @@ func (c *Cluster) CancelTask(ctx context.Context, order messages.Cancellation) e
 // Cluster is closed. The same one may be told again. apply is called from one goroutine at a time.
 func (c *Cluster) WatchCancellations(ctx context.Context, apply func(messages.Cancellation)) error {
 	first, cancel := bounded(ctx)
-	defer cancel()
 	kv, err := c.js.KeyValue(first, c.names.cancelBucket)
+	cancel()
 	if err != nil {
 		return fmt.Errorf("cancellations: %w", unavailable(err))
 	}
@@ -60,7 +60,7 @@ func (c *Cluster) WatchCancellations(ctx context.Context, apply func(messages.Ca
 	stop := func() { end(); unhook() }
 	updates, err := w.watch(ctx)
 	if err == nil {
-		err = w.catchUp(first, updates)
+		err = untilCurrent(ctx, updates, w.seen)
 	}
 	if err == nil && !c.own(func() { defer stop(); w.run(ctx, updates) }) {
 		err = messages.ErrStopped
@@ -81,24 +81,6 @@ type cancelWatch struct {
 
 func (w *cancelWatch) watch(ctx context.Context) (jetstream.KeyWatcher, error) {
 	return w.kv.WatchAll(ctx, jetstream.IgnoreDeletes())
-}
-
-// catchUp applies what there is: the watch marks its end by a nil entry.
-func (w *cancelWatch) catchUp(ctx context.Context, updates jetstream.KeyWatcher) error {
-	for {
-		select {
-		case e, ok := <-updates.Updates():
-			if !ok {
-				return messages.ErrUnavailable
-			}
-			if e == nil {
-				return nil
-			}
-			w.seen(e)
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
 }
 
 func (w *cancelWatch) run(ctx context.Context, updates jetstream.KeyWatcher) {

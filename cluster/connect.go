@@ -22,7 +22,7 @@ import (
 // minServer is the oldest nats-server that has what we use.
 var minServer = [2]int{2, 12}
 
-// requestTimeout bounds a request to the server whose context has no deadline.
+// requestTimeout bounds a request to the server.
 const requestTimeout = 5 * time.Second
 
 // Option gives [Connect] a collaborator. Giving one twice keeps the last.
@@ -31,7 +31,6 @@ type Option interface{ apply(*options) }
 type options struct {
 	log       *slog.Logger
 	inProcess nats.InProcessConnProvider
-	onEvent   func(messages.Event)
 }
 
 type optionFunc func(*options)
@@ -46,10 +45,6 @@ func WithInProcess(server nats.InProcessConnProvider) Option {
 	return optionFunc(func(o *options) { o.inProcess = server })
 }
 
-// WithEvents sets who hears of [messages.Disconnected] and [messages.Reconnected]. It is called from the
-// client's goroutine and must not block.
-func WithEvents(f func(messages.Event)) Option { return optionFunc(func(o *options) { o.onEvent = f }) }
-
 // Cluster is a node's connection to the others. Its methods may be called from any goroutine.
 type Cluster struct {
 	cfg   Config
@@ -57,6 +52,7 @@ type Cluster struct {
 	opts  options
 	log   *slog.Logger
 	nc    *nats.Conn
+	up    atomic.Bool // nc is set
 	js    jetstream.JetStream
 
 	tasks, results, dlq, events jetstream.Stream
@@ -72,7 +68,10 @@ type Cluster struct {
 	closing   bool
 	nextHook  int
 	hooks     map[int]func()
+	listeners map[int]func(messages.Event)
 	consumers map[*Consumer]struct{}
+
+	lostAt time.Time // belongs to the client's goroutine that calls back
 
 	closed    chan struct{} // the connection is gone for good
 	closeOnce sync.Once
@@ -89,7 +88,7 @@ func Connect(ctx context.Context, cfg Config, opts ...Option) (*Cluster, error) 
 		return nil, err
 	}
 	c := &Cluster{
-		cfg: cfg, names: namesOf(cfg.Prefix), hooks: map[int]func(){}, consumers: map[*Consumer]struct{}{},
+		cfg: cfg, names: namesOf(cfg.Prefix), hooks: map[int]func(){}, listeners: map[int]func(messages.Event){}, consumers: map[*Consumer]struct{}{},
 		closed: make(chan struct{}), closeDone: make(chan struct{}),
 	}
 	for _, o := range opts {
@@ -128,7 +127,7 @@ func (c *Cluster) dial(ctx context.Context) error {
 		nats.ReconnectBufSize(-1), // publishing while disconnected fails at once: nothing is sent late
 		nats.CustomReconnectDelay(func(int) time.Duration { return 50*time.Millisecond + rand.N(2*time.Second-50*time.Millisecond) }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { c.disconnected(err) }),
-		nats.ReconnectHandler(func(*nats.Conn) { c.reconnected() }),
+		nats.ReconnectHandler(func(nc *nats.Conn) { c.reconnected(nc) }),
 		nats.ClosedHandler(func(*nats.Conn) { close(c.closed) }),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) { c.asyncError(sub, err) }),
 	}
@@ -147,9 +146,10 @@ func (c *Cluster) dial(ctx context.Context) error {
 	d.done.Store(true)
 	if err == nil {
 		c.nc = nc
+		c.up.Store(true)
 		return nil
 	}
-	problem := &ConnectError{URL: redactURL(c.cfg.URL), Problem: "no connection", Hint: "is nats-server running there? set the URL, or start one with `forseti dev` or `nats-server -js`", Cause: err}
+	problem := &ConnectError{URL: redactURL(c.cfg.URL), Problem: "no connection", Hint: "is nats-server running there? set the URL, or start one: `nats-server -js`; `forseti node` brings its own", Cause: err}
 	switch {
 	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked):
 		problem.Problem, problem.Hint = "not authorized", "check user and password, token or credentials file"
@@ -194,7 +194,7 @@ func (c *Cluster) prepare(ctx context.Context) error {
 		name string
 		to   *jetstream.Stream
 	}{{c.names.tasks, &c.tasks}, {c.names.results, &c.results}, {c.names.dlq, &c.dlq}, {c.names.events, &c.events}} {
-		if *s.to, err = js.Stream(ctx, s.name); err != nil {
+		if *s.to, err = findStream(ctx, js, s.name); err != nil {
 			return fmt.Errorf("stream %s: %w", s.name, unavailable(err))
 		}
 	}
@@ -202,7 +202,6 @@ func (c *Cluster) prepare(ctx context.Context) error {
 		return err
 	}
 	c.dlqState, err = openBucket(ctx, js, c.names.dlqStateBucket)
-	c.freshness.answered(0)
 	return err
 }
 

@@ -76,7 +76,7 @@ func TestManifestIsIdempotentAndPrefixesShareAServer(t *testing.T) {
 		count++
 	}
 	require.NoError(t, names.Err())
-	require.Equal(t, 6*len(prefixes), count)
+	require.Equal(t, 7*len(prefixes), count)
 
 	tasks, err := js.Stream(t.Context(), "ACME_PROD_FORSETI_TASKS")
 	require.NoError(t, err)
@@ -143,12 +143,52 @@ func TestConnectWithTooLittleSpace(t *testing.T) {
 	require.ErrorContains(t, err, "JetStream limit")
 }
 
+// TestCloseCutsTheConnectionWhileACallbackIsStuck has a callback that does not keep to the rules.
+func TestCloseCutsTheConnectionWhileACallbackIsStuck(t *testing.T) {
+	s := clustertest.Server(t, clustertest.NoListen())
+	for name, stick := range map[string]func(c *cluster.Cluster, stuck func()) error{
+		"deliver": func(c *cluster.Cluster, stuck func()) error {
+			_, err := c.Consume(t.Context(), cluster.ConsumeConfig{Type: "a"}, newSlots(2), func(d *cluster.Delivery) { stuck(); _ = d.Ack(context.Background()) })
+			if err == nil {
+				_, err = c.Send(t.Context(), messages.Task{Type: "a"})
+			}
+			return err
+		},
+		"apply": func(c *cluster.Cluster, stuck func()) error {
+			err := c.WatchKill(t.Context(), func([]messages.KillState) error { stuck(); return nil }, nil)
+			if err == nil {
+				_, err = c.SetKill(t.Context(), kill(messages.Global, true))
+			}
+			return err
+		},
+	} {
+		c := clustertest.Connect(t, s, "n-"+name)
+		in, gate := make(chan struct{}, 1), make(chan struct{})
+		require.NoError(t, stick(c, func() { signal(in); <-gate }), name)
+		<-in
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		require.ErrorIs(t, c.Close(ctx), context.DeadlineExceeded, name)
+		cancel()
+		connected := c.Status().Connected
+		close(gate)
+		require.False(t, connected, name)
+		require.NoError(t, c.Close(t.Context()), name)
+	}
+}
+
+func signal(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
 func TestCloseIsIdempotent(t *testing.T) {
 	s := clustertest.Server(t, clustertest.NoListen())
 	c := clustertest.Connect(t, s, "n1")
 	require.Equal(t, "n1", c.Node())
 	require.Equal(t, "forseti.v1", c.Prefix())
-	require.NoError(t, c.WatchKill(t.Context(), func([]messages.KillState) {}))
+	require.NoError(t, c.WatchKill(t.Context(), func([]messages.KillState) error { return nil }, nil))
 	k, err := c.Consume(t.Context(), cluster.ConsumeConfig{Type: "a"}, newSlots(1), func(*cluster.Delivery) {})
 	require.NoError(t, err)
 	var wg sync.WaitGroup
@@ -162,6 +202,6 @@ func TestCloseIsIdempotent(t *testing.T) {
 	require.ErrorIs(t, err, messages.ErrUnavailable)
 	_, err = c.Consume(t.Context(), cluster.ConsumeConfig{Type: "a"}, newSlots(1), nil)
 	require.ErrorIs(t, err, messages.ErrUnavailable)
-	require.Error(t, c.WatchKill(t.Context(), nil))
+	require.Error(t, c.WatchKill(t.Context(), nil, nil))
 	require.Error(t, c.PublishEvent(messages.Event{Kind: messages.NodeStopped}))
 }

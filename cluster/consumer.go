@@ -91,14 +91,20 @@ type Consumer struct {
 	fetched     chan struct{} // closed when the fetching goroutine is done
 
 	mu   sync.Mutex
-	held map[uint64]*Delivery
+	held map[taskKey]*Delivery
 	// unsure holds tasks that were acknowledged without an answer: they are over, and are acknowledged again
 	// instead of run if the server brings them.
-	unsure map[uint64]struct{}
+	unsure map[taskKey]struct{}
 	idle   chan struct{} // closed when nothing is held after the fetching ended
 
 	paused                                                                atomic.Bool
 	received, redelivered, acked, naked, duplicates, unslotted, refetches atomic.Uint64
+}
+
+// taskKey is a message of the task stream: its sequences start again with a new stream, instants do not.
+type taskKey struct {
+	seq uint64
+	at  int64
 }
 
 // ConsumerStats counts what a consumer did since it started.
@@ -133,7 +139,7 @@ func (c *Cluster) Consume(ctx context.Context, cfg ConsumeConfig, in Intake, del
 		msgs: make(chan *nats.Msg, 2*cfg.MaxInFlight+64),
 		wake: make(chan struct{}, 1), reconnected: make(chan struct{}, 1),
 		fetched: make(chan struct{}), idle: make(chan struct{}),
-		held: map[uint64]*Delivery{}, unsure: map[uint64]struct{}{},
+		held: map[taskKey]*Delivery{}, unsure: map[taskKey]struct{}{},
 	}
 	if err := k.listen(); err != nil {
 		return nil, err
@@ -175,7 +181,8 @@ func (k *Consumer) start(ctx context.Context) bool {
 // goes on. It is idempotent and does not wait; see Drained.
 func (k *Consumer) Stop() { k.stop() }
 
-// Wake makes the consumer ask the intake for room now, rather than when the wait it was told is over.
+// Wake makes the consumer ask the intake for room now, rather than when the wait it was told is over: for whoever
+// frees a slot, afterwards.
 func (k *Consumer) Wake() { signal(k.wake) }
 
 // Drained waits, after Stop, until all that was delivered is settled.
@@ -226,10 +233,10 @@ func (k *Consumer) beat(ctx context.Context) {
 // ensureConsumer creates the type's consumer, or raises the limits of the one that is there: a node with
 // a shorter AckWait must not make another one's signs of life too rare.
 func (c *Cluster) ensureConsumer(ctx context.Context, cfg ConsumeConfig) error {
-	ctx, cancel := bounded(ctx)
-	defer cancel()
 	want := c.names.consumerConfig(cfg)
-	old, err := c.js.Consumer(ctx, c.names.tasks, want.Durable)
+	one, cancel := bounded(ctx)
+	old, err := c.js.Consumer(one, c.names.tasks, want.Durable)
+	cancel()
 	switch {
 	case err == nil:
 		is := old.CachedInfo().Config
@@ -249,6 +256,8 @@ func (c *Cluster) ensureConsumer(ctx context.Context, cfg ConsumeConfig) error {
 	default:
 		return fmt.Errorf("consumer of task type %s: %w", cfg.Type, unavailable(err))
 	}
+	ctx, cancel = bounded(ctx)
+	defer cancel()
 	if _, err := c.js.CreateOrUpdateConsumer(ctx, c.names.tasks, want); err != nil {
 		return fmt.Errorf("consumer of task type %s: %w", cfg.Type, unavailable(err))
 	}

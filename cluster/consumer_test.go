@@ -45,6 +45,28 @@ func TestFetchesNoMoreThanThereAreSlots(t *testing.T) {
 	require.Eventually(t, func() bool { return in.unused() >= 2 }, soon, tick, "an idle consumer holds one slot")
 }
 
+// oneRoom has room for one task, the first time it is asked.
+type oneRoom struct{ asked, reserved atomic.Int32 }
+
+func (r *oneRoom) Room() (int, time.Duration, string) {
+	if r.asked.Add(1) == 1 {
+		return 1, 0, ""
+	}
+	return 0, 10 * time.Millisecond, ""
+}
+func (r *oneRoom) Reserve(n int) int { r.reserved.Add(1); return n }
+func (r *oneRoom) Release(int)       {}
+
+// TestAnIdleConsumerAsksForRoom looks at the request that waits for the next task: it takes a slot, too.
+func TestAnIdleConsumerAsksForRoom(t *testing.T) {
+	s := clustertest.Server(t, clustertest.NoListen())
+	c := clustertest.Connect(t, s, "n1")
+	in := &oneRoom{}
+	consume(t, c, cluster.ConsumeConfig{Type: "a"}, in, func(*cluster.Delivery) {})
+	require.Eventually(t, func() bool { return in.asked.Load() > 4 }, soon, tick)
+	require.EqualValues(t, 1, in.reserved.Load())
+}
+
 func TestPauseAndResumeAreToldOnce(t *testing.T) {
 	s := clustertest.Server(t, clustertest.NoListen())
 	c := clustertest.Connect(t, s, "n1")
@@ -241,6 +263,39 @@ func TestConsumerAndStreamAreMadeAgain(t *testing.T) {
 	next()
 	require.NoError(t, js.DeleteStream(t.Context(), "FORSETI_TASKS"))
 	next()
+}
+
+// TestATaskOfANewStreamIsNotTakenForAnOldOne loses the stream while a task of the same sequence is held, or was
+// acknowledged without an answer.
+func TestATaskOfANewStreamIsNotTakenForAnOldOne(t *testing.T) {
+	for _, acknowledged := range []bool{false, true} {
+		s := clustertest.Server(t, clustertest.NoListen())
+		c := clustertest.Connect(t, s, "n1")
+		_, js := raw(t, s)
+		got := make(chan *cluster.Delivery, 4)
+		k := consume(t, c, cluster.ConsumeConfig{Type: "a"}, newSlots(4), func(d *cluster.Delivery) { got <- d })
+		_, err := c.Send(t.Context(), messages.Task{Type: "a", ID: "old"})
+		require.NoError(t, err)
+		old := <-got
+		require.NoError(t, js.DeleteStream(t.Context(), "FORSETI_TASKS"))
+		if acknowledged {
+			ended, cancel := context.WithCancel(t.Context())
+			cancel()
+			require.Error(t, old.Ack(ended))
+		}
+		require.Eventually(t, func() bool { _, err := c.Send(t.Context(), messages.Task{Type: "a", ID: "new"}); return err == nil }, patient, 50*time.Millisecond)
+		select {
+		case d := <-got:
+			require.Equal(t, "new", d.Task.ID)
+			require.Equal(t, old.Task.Sequence, d.Task.Sequence)
+			require.NoError(t, d.Ack(t.Context()))
+		case <-time.After(patient):
+			require.Fail(t, "the new task was not delivered", "%+v", k.Stats())
+		}
+		if !acknowledged {
+			require.NoError(t, old.Nak(0))
+		}
+	}
 }
 
 // TestOutageLongerThanAckWait has two tasks in hand when the server goes: one still runs, the other's

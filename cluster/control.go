@@ -28,6 +28,7 @@ type KillAck struct {
 	Node      string    `json:"node"`
 	Revision  uint64    `json:"revision"`   // of the order's scope, as the node has it now
 	AppliedAt time.Time `json:"applied_at"` // by the node's clock
+	Concerned bool      `json:"concerned"`  // whether the scope names something that the node has
 	// Delay is the time from the push to the answer, by the clock of who pushed.
 	Delay time.Duration `json:"-"`
 }
@@ -48,19 +49,20 @@ func (c *Cluster) SetKill(ctx context.Context, s messages.KillState) (messages.K
 	return s, nil
 }
 
-// SetKillAwait is SetKill, and then collects the answers of the nodes for as long as wait.
-func (c *Cluster) SetKillAwait(ctx context.Context, s messages.KillState, wait time.Duration) (messages.KillState, []KillAck, error) {
+// SetKillAwait is SetKill, and then collects the answers of the nodes as PushKill does.
+func (c *Cluster) SetKillAwait(ctx context.Context, s messages.KillState, wait time.Duration, enough func([]KillAck) bool) (messages.KillState, []KillAck, error) {
 	s, err := c.storeKill(ctx, s)
 	if err != nil {
 		return s, nil, err
 	}
-	acks, err := c.PushKill(ctx, s, wait)
+	acks, err := c.PushKill(ctx, s, wait, enough)
 	return s, acks, err
 }
 
-// PushKill tells all nodes of an order that is stored already, and collects, for as long as wait, the
-// answers of those that have it in force, sorted by node. It does not know how many nodes there are.
-func (c *Cluster) PushKill(ctx context.Context, s messages.KillState, wait time.Duration) ([]KillAck, error) {
+// PushKill tells all nodes of an order that is stored already, and collects the answers of those that have it in
+// force, sorted by node. It does not know how many nodes there are, so it takes as long as wait, unless enough says
+// that the answers so far are; nil is never enough.
+func (c *Cluster) PushKill(ctx context.Context, s messages.KillState, wait time.Duration, enough func([]KillAck) bool) ([]KillAck, error) {
 	body, err := json.Marshal(s)
 	if err != nil {
 		return nil, err
@@ -76,17 +78,19 @@ func (c *Cluster) PushKill(ctx context.Context, s messages.KillState, wait time.
 	if err := c.nc.PublishRequest(c.names.control(killVerb), inbox, body); err != nil {
 		return nil, fmt.Errorf("push of revision %d: %w", s.Revision, unavailable(err))
 	}
-	acks := map[string]KillAck{}
+	var acks []KillAck
 	t := time.NewTimer(wait)
 	defer t.Stop()
 	for done := false; !done; {
 		select {
 		case m := <-answers:
 			a := KillAck{Delay: time.Since(start)}
-			if json.Unmarshal(m.Data, &a) == nil && a.Node != "" && a.Revision >= s.Revision {
-				if _, again := acks[a.Node]; !again {
-					acks[a.Node] = a
-				}
+			if json.Unmarshal(m.Data, &a) != nil || a.Node == "" || a.Revision < s.Revision {
+				continue
+			}
+			if at, again := slices.BinarySearchFunc(acks, a, byNode); !again {
+				acks = slices.Insert(acks, at, a)
+				done = enough != nil && enough(slices.Clone(acks))
 			}
 		case <-t.C:
 			done = true
@@ -94,18 +98,13 @@ func (c *Cluster) PushKill(ctx context.Context, s messages.KillState, wait time.
 			done = true
 		}
 	}
-	list := make([]KillAck, 0, len(acks))
-	for _, a := range acks {
-		list = append(list, a)
-	}
-	slices.SortFunc(list, func(a, b KillAck) int { return cmp.Compare(a.Node, b.Node) })
-	return list, ctx.Err()
+	return acks, ctx.Err()
 }
+
+func byNode(a, b KillAck) int { return cmp.Compare(a.Node, b.Node) }
 
 // KillStates reads all states from the leader, sorted by scope.
 func (c *Cluster) KillStates(ctx context.Context) ([]messages.KillState, error) {
-	ctx, cancel := bounded(ctx)
-	defer cancel()
 	states, err := c.readKill(ctx)
 	slices.SortFunc(states, func(a, b messages.KillState) int { return cmp.Compare(a.Scope, b.Scope) })
 	return states, err
@@ -133,8 +132,6 @@ func (c *Cluster) storeKill(ctx context.Context, s messages.KillState) (messages
 	if err != nil {
 		return s, err
 	}
-	ctx, cancel := bounded(ctx)
-	defer cancel()
 	for range setKillTries {
 		e, err := c.control.get(ctx, killKey(s.Scope))
 		if err != nil && !errors.Is(err, messages.ErrNotFound) {
@@ -158,7 +155,7 @@ func (c *Cluster) storeKill(ctx context.Context, s messages.KillState) (messages
 	return s, fmt.Errorf("kill switch of %s: %w, %d times in a row", s.Scope, messages.ErrConflict, setKillTries)
 }
 
-// readKill reads all states from the leader and notes how long it took to answer.
+// readKill reads all states from the leader.
 func (c *Cluster) readKill(ctx context.Context) ([]messages.KillState, error) {
 	entries, err := c.control.all(ctx, killFilter)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 
 	"github.com/forseti-go/forseti/cluster"
@@ -21,12 +22,16 @@ type switches struct {
 	view  map[messages.Scope]messages.KillState
 	calls int
 	bad   error // a revision that did not rise
+	fail  error // what apply returns
 }
 
-func (w *switches) apply(states []messages.KillState) {
+func (w *switches) apply(states []messages.KillState) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.calls++
+	if w.fail != nil {
+		return w.fail
+	}
 	for _, s := range states {
 		if s.Revision <= w.view[s.Scope].Revision {
 			w.bad = fmt.Errorf("%s went from %d to %d", s.Scope, w.view[s.Scope].Revision, s.Revision)
@@ -36,6 +41,13 @@ func (w *switches) apply(states []messages.KillState) {
 		}
 		w.view[s.Scope] = s
 	}
+	return nil
+}
+
+func (w *switches) failing(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.fail = err
 }
 
 func (w *switches) on(scope messages.Scope) bool {
@@ -44,10 +56,11 @@ func (w *switches) on(scope messages.Scope) bool {
 	return w.view[scope].On
 }
 
+// watched starts a watch of a bucket that stays the same one all the time.
 func watched(t *testing.T, c *cluster.Cluster) *switches {
 	t.Helper()
 	w := &switches{}
-	require.NoError(t, c.WatchKill(t.Context(), w.apply))
+	require.NoError(t, c.WatchKill(t.Context(), w.apply, nil))
 	t.Cleanup(func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -69,7 +82,7 @@ func TestKillSwitchReachesEveryNode(t *testing.T) {
 	wa, wb := watched(t, a), watched(t, b)
 	require.True(t, wa.on(messages.TypeScope("charge")), "the state there was is applied before WatchKill returns")
 
-	set, acks, err := a.SetKillAwait(t.Context(), kill(messages.Global, true), 300*time.Millisecond)
+	set, acks, err := a.SetKillAwait(t.Context(), kill(messages.Global, true), 300*time.Millisecond, nil)
 	require.NoError(t, err)
 	require.Len(t, acks, 2)
 	require.Equal(t, "n1", acks[0].Node)
@@ -120,9 +133,8 @@ func TestForgedPushIsNotBelieved(t *testing.T) {
 	for _, body := range []string{`{"scope":"global","on":true,"revision":9999999}`, `{"scope":"x=y"}`, `[`, ``} {
 		require.NoError(t, nc.Publish("forseti.v1.ctl.all.kill", []byte(body)))
 	}
-	m, err := nc.Request("forseti.v1.ctl.all.kill", []byte(`{"scope":"global","on":true,"revision":9999999}`), soon)
-	require.NoError(t, err)
-	require.Contains(t, string(m.Data), `"revision":0`)
+	_, err := nc.Request("forseti.v1.ctl.all.kill", []byte(`{"scope":"global","on":true,"revision":9999999}`), 200*time.Millisecond)
+	require.ErrorIs(t, err, nats.ErrTimeout, "an answer would say that it is in force")
 	require.False(t, w.on(messages.Global))
 }
 
@@ -184,13 +196,14 @@ func TestAntiEntropy(t *testing.T) {
 			_, err := c.SetKill(t.Context(), kill(messages.Global, true))
 			require.NoError(t, err)
 		}
-		require.NoError(t, c.WatchKill(ctx, func(states []messages.KillState) {
+		require.NoError(t, c.WatchKill(ctx, func(states []messages.KillState) error {
 			mu.Lock()
 			defer mu.Unlock()
 			for _, s := range states {
 				on[s.Scope] = s.On
 			}
-		}))
+			return nil
+		}, nil))
 		is := func() bool { mu.Lock(); defer mu.Unlock(); return on[messages.Global] }
 		require.True(t, is())
 
@@ -220,18 +233,22 @@ func TestRestartOfTheServer(t *testing.T) {
 	port := s.Port()
 	var mu sync.Mutex
 	kinds := map[messages.Kind]time.Time{}
-	c, err := cluster.Connect(t.Context(), cluster.Config{Node: "n1", URL: s.URL()}, cluster.WithEvents(func(e messages.Event) {
+	c := clustertest.Connect(t, s, "n1", clustertest.OnDisk)
+	stop := c.OnEvent(func(e messages.Event) {
 		mu.Lock()
 		defer mu.Unlock()
+		if e.Reason == "" {
+			t.Errorf("%s without a reason", e.Kind)
+		}
 		kinds[e.Kind] = e.At
-	}))
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, c.Close(context.Background())) })
+	})
+	defer stop()
+	c.OnEvent(func(messages.Event) { t.Error("it was stopped") })()
 	w := watched(t, c)
 	in := newSlots(4)
 	got := make(chan *cluster.Delivery, 4)
 	k := consume(t, c, cluster.ConsumeConfig{Type: "a"}, in, func(d *cluster.Delivery) { got <- d })
-	_, err = c.Send(t.Context(), messages.Task{Type: "a", ID: "held"})
+	_, err := c.Send(t.Context(), messages.Task{Type: "a", ID: "held"})
 	require.NoError(t, err)
 	held := <-got
 	events := make(chan messages.Event, 100)
@@ -273,7 +290,7 @@ func TestRestartOfTheServer(t *testing.T) {
 
 	// The watch and the push were made again, too.
 	other := clustertest.Connect(t, s, "n3", clustertest.OnDisk, func(cfg *cluster.Config) { cfg.URL = fmt.Sprintf("nats://127.0.0.1:%d", port) })
-	_, acks, err := other.SetKillAwait(t.Context(), kill(messages.Global, false), 200*time.Millisecond)
+	_, acks, err := other.SetKillAwait(t.Context(), kill(messages.Global, false), 200*time.Millisecond, nil)
 	require.NoError(t, err)
 	require.Len(t, acks, 1)
 	require.False(t, w.on(messages.Global))
@@ -297,7 +314,7 @@ func TestRestartOfTheServer(t *testing.T) {
 func TestPushWithNobodyThere(t *testing.T) {
 	s := clustertest.Server(t, clustertest.NoListen())
 	c := clustertest.Connect(t, s, "n1")
-	_, acks, err := c.SetKillAwait(t.Context(), kill(messages.Global, true), 20*time.Millisecond)
+	_, acks, err := c.SetKillAwait(t.Context(), kill(messages.Global, true), 20*time.Millisecond, nil)
 	require.NoError(t, err)
 	require.Empty(t, acks)
 }

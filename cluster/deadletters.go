@@ -50,7 +50,7 @@ type DeadLetterCounts struct {
 func (c *Cluster) StoreDeadLetter(ctx context.Context, d messages.DeadLetter) (id string, err error) {
 	if d.ID == "" {
 		if d.ID = messages.NewID(); d.TaskID != "" {
-			d.ID = messages.DeadLetterID(d.TaskID, d.Replay)
+			d.ID = messages.DeadLetterID(&messages.Task{ID: d.TaskID, Replay: d.Replay, Stream: d.OriginStream, Sequence: d.OriginSequence})
 		}
 	}
 	m := &nats.Msg{Subject: c.names.deadLetter(&d), Header: nats.Header(d.Encode()), Data: d.Body}
@@ -59,7 +59,13 @@ func (c *Cluster) StoreDeadLetter(ctx context.Context, d messages.DeadLetter) (i
 		m.Header, m.Data = nats.Header(d.Encode()), d.Body[:max(room, 0)]
 	}
 	// The server refuses a second letter of the id, under whatever pipeline and reason.
-	_, err = c.store(ctx, m, "dlq."+d.ID, jetstream.WithExpectLastSequenceForSubject(0, c.names.deadLetterByID(d.ID)))
+	only := jetstream.WithExpectLastSequenceForSubject(0, c.names.deadLetterByID(d.ID))
+	ack, err := c.store(ctx, m, "dlq."+d.ID, only)
+	if err == nil && ack.Duplicate { // of a letter that may have been deleted since
+		if _, err = c.lastLetter(ctx, d.ID); errors.Is(err, messages.ErrNotFound) {
+			_, err = c.store(ctx, m, messages.NewID(), only)
+		}
+	}
 	if err != nil && !errors.Is(err, messages.ErrConflict) {
 		return d.ID, fmt.Errorf("dead letter %s: %w", d.ID, err)
 	}
@@ -68,20 +74,25 @@ func (c *Cluster) StoreDeadLetter(ctx context.Context, d messages.DeadLetter) (i
 
 // DeadLetter reads a letter and its state; [messages.ErrNotFound] when there is none.
 func (c *Cluster) DeadLetter(ctx context.Context, id string) (DeadLetterInfo, error) {
-	ctx, cancel := bounded(ctx)
-	defer cancel()
-	m, err := c.dlq.GetLastMsgForSubject(ctx, c.names.deadLetterByID(id))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return DeadLetterInfo{}, fmt.Errorf("dead letter %s: %w", id, messages.ErrNotFound)
-	}
+	m, err := c.lastLetter(ctx, id)
 	if err != nil {
-		return DeadLetterInfo{}, fmt.Errorf("dead letter %s: %w", id, unavailable(err))
+		return DeadLetterInfo{}, fmt.Errorf("dead letter %s: %w", id, err)
 	}
 	state, err := c.letterState(ctx, id)
 	if err != nil {
 		return DeadLetterInfo{}, fmt.Errorf("dead letter %s: %w", id, err)
 	}
 	return c.letterInfo(m, state), nil
+}
+
+func (c *Cluster) lastLetter(ctx context.Context, id string) (*jetstream.RawStreamMsg, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	m, err := c.dlq.GetLastMsgForSubject(ctx, c.names.deadLetterByID(id))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, messages.ErrNotFound
+	}
+	return m, unavailable(err)
 }
 
 // DeadLetters lists letters, oldest first. A malformed one is listed with what was readable of it.
@@ -101,7 +112,9 @@ func (c *Cluster) DeadLetters(ctx context.Context, f DeadLetterFilter) ([]DeadLe
 	}
 	var found []DeadLetterInfo
 	for seq := f.After + 1; len(found) < f.Limit; {
-		m, err := c.dlq.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(c.names.deadLetters(f.Pipeline, f.Reason)))
+		one, cancel := bounded(ctx)
+		m, err := c.dlq.GetMsg(one, seq, jetstream.WithGetMsgSubject(c.names.deadLetters(f.Pipeline, f.Reason)))
+		cancel()
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			break
 		}
@@ -123,6 +136,8 @@ func (c *Cluster) DeadLetterCounts(ctx context.Context) (DeadLetterCounts, error
 	if err != nil {
 		return DeadLetterCounts{}, fmt.Errorf("dead letters: %w", err)
 	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	info, err := c.dlq.Info(ctx, jetstream.WithSubjectFilter(c.names.deadLetters("", "")))
 	if err != nil {
 		return DeadLetterCounts{}, fmt.Errorf("dead letters: %w", unavailable(err))

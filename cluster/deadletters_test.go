@@ -29,7 +29,7 @@ func TestDeadLetterIsStoredOnce(t *testing.T) {
 	d := letter("order-17", "charge", "pay", messages.ReasonFailure)
 	id, err := c.StoreDeadLetter(t.Context(), d)
 	require.NoError(t, err)
-	require.Equal(t, messages.DeadLetterID("order-17", 0), id)
+	require.Equal(t, d.ID, id)
 	for _, node := range []*cluster.Cluster{c, other} {
 		d.Reason = messages.ReasonTimeout // even under another subject
 		again, err := node.StoreDeadLetter(t.Context(), d)
@@ -251,4 +251,58 @@ func TestMalformedDeadLetterIsListed(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, list, 1)
 	require.Equal(t, "x", string(list[0].Letter.Body))
+}
+
+// TestAReplayIsStoredWhateverMessageIDsThereAre has a task whose id looks like that of a replay, and a second replay
+// of a released letter within the server's memory for message ids.
+func TestAReplayIsStoredWhateverMessageIDsThereAre(t *testing.T) {
+	s := clustertest.Server(t, clustertest.NoListen())
+	c := clustertest.Connect(t, s, "n1")
+	_, js := raw(t, s)
+	id, err := c.StoreDeadLetter(t.Context(), letter("x", "charge", "pay", messages.ReasonFailure))
+	require.NoError(t, err)
+	_, err = c.Send(t.Context(), messages.Task{Type: "charge", ID: "x.r1"})
+	require.NoError(t, err)
+	for n := range 2 {
+		_, err = c.ReplayDeadLetter(t.Context(), id, "ann")
+		require.NoError(t, err)
+		require.EqualValues(t, n+2, tasksLeft(t, js))
+		require.NoError(t, c.ReleaseDeadLetter(t.Context(), id))
+	}
+}
+
+func TestALetterThatWasDeletedIsStoredAgain(t *testing.T) {
+	s := clustertest.Server(t, clustertest.NoListen())
+	c := clustertest.Connect(t, s, "n1")
+	_, js := raw(t, s)
+	for range 2 {
+		id, err := c.StoreDeadLetter(t.Context(), letter("x", "charge", "pay", messages.ReasonFailure))
+		require.NoError(t, err)
+		_, err = c.DeadLetter(t.Context(), id)
+		require.NoError(t, err)
+		dlq, err := js.Stream(t.Context(), "FORSETI_DLQ")
+		require.NoError(t, err)
+		require.NoError(t, dlq.Purge(t.Context()))
+	}
+}
+
+// TestALeaseWhoseAnswerIsLostIsGivenBack loses the server's word on the lease until the caller's time is up.
+func TestALeaseWhoseAnswerIsLostIsGivenBack(t *testing.T) {
+	s := clustertest.Server(t)
+	p := newProxy(t, s)
+	c := clustertest.Connect(t, s, "n1", p.instead)
+	_, js := raw(t, s)
+	id, err := c.StoreDeadLetter(t.Context(), letter("x", "charge", "pay", messages.ReasonFailure))
+	require.NoError(t, err)
+	p.muteAfter.Store(`"state":"leased"`)
+	time.AfterFunc(400*time.Millisecond, func() { p.mute.Store(false) })
+	ctx, cancel := context.WithTimeout(t.Context(), 800*time.Millisecond)
+	defer cancel()
+	_, err = c.ReplayDeadLetter(ctx, id, "ann")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.True(t, p.muted.Load(), "the answer got lost")
+	require.Zero(t, tasksLeft(t, js))
+	info, err := c.DeadLetter(t.Context(), id)
+	require.NoError(t, err)
+	require.Equal(t, messages.Pending, info.State)
 }

@@ -38,7 +38,7 @@ type Delivery struct {
 	Err error
 
 	k   *Consumer
-	seq uint64
+	key taskKey
 
 	mu      sync.Mutex
 	reply   string
@@ -122,15 +122,15 @@ func (d *Delivery) begin(how settlement) (first bool, err error) {
 	return false, d.err
 }
 
-// end records how it went and lets the consumer go on.
+// end records how it went.
 func (d *Delivery) end(err error) {
 	d.err = err
 	close(d.done)
 	k := d.k
 	k.mu.Lock()
-	delete(k.held, d.seq)
+	delete(k.held, d.key)
 	if err != nil && d.settled == acking && len(k.unsure) < maxUnsure {
-		k.unsure[d.seq] = struct{}{}
+		k.unsure[d.key] = struct{}{}
 	}
 	select {
 	case <-k.fetched:
@@ -140,7 +140,6 @@ func (d *Delivery) end(err error) {
 	default:
 	}
 	k.mu.Unlock()
-	k.Wake()
 }
 
 // alive tells the server that the task is being worked on.

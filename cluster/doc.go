@@ -19,11 +19,13 @@
 //     copies out within two minutes, not for ever.
 //  2. Ack a delivery last: after its dead letter and its result are stored.
 //  3. A task is fetched only when the intake has reserved a slot for it.
-//  4. The kill switch is monotone per scope: a node never goes back to an older revision. An order reaches
-//     every connected node by push, and the others within two seconds of reconnecting. Last known state
-//     stays in force while NATS is away; [Cluster.Status] says how old it may be.
-//  5. Every method with a context ends with it; without a deadline a request to the server takes five
-//     seconds at most.
+//  4. The kill switch is monotone per scope: a node never goes back to an older revision of the same
+//     bucket, and one that was made anew counts from its first order. An order reaches every connected
+//     node by push, and the others within two seconds of reconnecting. Last known state stays in force
+//     while NATS is away; [Cluster.Status] says how old it may be.
+//  5. Every method with a context ends with it; a single request to the server takes five seconds at most,
+//     and one that stores something is made up to three times.
+//  6. The result of a task is the first that was stored after the task was; a later replay's replaces it.
 //
 // Subjects start with the prefix, "forseti.v1" by default. The files manifest.go and names.go say what is
 // created on the server and what it is called.

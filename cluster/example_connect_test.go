@@ -29,12 +29,12 @@ func ExampleConnect() {
 	task, err := c.Send(ctx, messages.Task{Type: "charge", ID: "order-17", Body: []byte(`{"amount":3}`)})
 	fmt.Println(task.Stream, task.Sequence, err)
 
-	err = c.PublishResult(ctx, messages.TaskResult{TaskID: task.ID, Type: task.Type, Outcome: messages.Success, Value: []byte(`"paid"`)}, "")
-	fmt.Println(err)
+	stored, err := c.PublishResult(ctx, messages.TaskResult{TaskID: task.ID, Type: task.Type, Outcome: messages.Success, Value: []byte(`"paid"`)}, &task)
+	fmt.Println(stored, err)
 	result, err := c.AwaitResult(ctx, task.ID, 0)
 	fmt.Println(result.Outcome, string(result.Value), err)
 	// Output:
 	// FORSETI_TASKS 1 <nil>
-	// <nil>
+	// true <nil>
 	// success "paid" <nil>
 }

@@ -18,7 +18,7 @@ const (
 	idleBeat     = 2 * time.Second        // how often the server says that it still does
 	answerWait   = 500 * time.Millisecond // how long a request that does not wait may wait for the others' tasks
 	maxRoomWait  = time.Minute
-	fullWait     = 10 * time.Millisecond // when slots are gone between asking and reserving
+	fullWait     = 20 * time.Millisecond // when slots are gone between asking and reserving
 	giveBackWait = 2 * time.Second
 	lateDelay    = 100 * time.Millisecond // of a task that came when there was no slot for it
 )
@@ -37,7 +37,7 @@ var (
 func (k *Consumer) fetch(ctx context.Context) {
 	defer k.giveBack()
 	for failures := 0; ctx.Err() == nil; {
-		slots := k.reserve(ctx)
+		slots := k.reserve(ctx, k.cfg.MaxInFlight)
 		if slots == 0 {
 			continue
 		}
@@ -48,7 +48,7 @@ func (k *Consumer) fetch(ctx context.Context) {
 				err = errEmpty
 			}
 		}
-		if errors.Is(err, errEmpty) && got == 0 && ctx.Err() == nil && k.in.Reserve(1) == 1 {
+		if errors.Is(err, errEmpty) && got == 0 && ctx.Err() == nil && k.reserve(ctx, 1) == 1 {
 			got, err = k.pull(ctx, 1, idleWait)
 			k.in.Release(1 - got)
 		}
@@ -63,8 +63,8 @@ func (k *Consumer) fetch(ctx context.Context) {
 	}
 }
 
-// reserve asks the intake for room and takes as many slots; with 0 it has waited for a while.
-func (k *Consumer) reserve(ctx context.Context) int {
+// reserve asks the intake for room and takes as many slots, or at most a number; with 0 it has waited for a while.
+func (k *Consumer) reserve(ctx context.Context, most int) int {
 	room, wait, why := k.in.Room()
 	if room <= 0 {
 		if why != "" && !k.paused.Swap(true) && k.cfg.OnPause != nil {
@@ -76,7 +76,7 @@ func (k *Consumer) reserve(ctx context.Context) int {
 	if k.paused.Swap(false) && k.cfg.OnResume != nil {
 		k.cfg.OnResume()
 	}
-	slots := k.in.Reserve(min(room, k.cfg.MaxInFlight))
+	slots := k.in.Reserve(min(room, most))
 	if slots <= 0 {
 		k.await(ctx, fullWait)
 		return 0
@@ -171,10 +171,10 @@ func (k *Consumer) take(m *nats.Msg, reserved bool) (used bool) {
 		k.c.log.Warn("message without JetStream's metadata dropped", "subject", m.Subject)
 		return false
 	}
-	seq := meta.Sequence.Stream
+	key := taskKey{meta.Sequence.Stream, meta.Timestamp.UnixNano()}
 	k.mu.Lock()
-	d, held := k.held[seq]
-	_, over := k.unsure[seq]
+	d, held := k.held[key]
+	_, over := k.unsure[key]
 	k.mu.Unlock()
 	switch {
 	case held:
@@ -185,7 +185,7 @@ func (k *Consumer) take(m *nats.Msg, reserved bool) (used bool) {
 		k.duplicates.Add(1)
 		if k.c.nc.Publish(m.Reply, ackBody) == nil {
 			k.mu.Lock()
-			delete(k.unsure, seq)
+			delete(k.unsure, key)
 			k.mu.Unlock()
 		}
 		return false
@@ -198,10 +198,10 @@ func (k *Consumer) take(m *nats.Msg, reserved bool) (used bool) {
 			return false
 		}
 	}
-	d = &Delivery{k: k, reply: m.Reply, seq: seq}
+	d = &Delivery{k: k, reply: m.Reply, key: key}
 	d.Task, d.Err = decodeTask(m)
 	k.mu.Lock()
-	k.held[seq] = d
+	k.held[key] = d
 	k.mu.Unlock()
 	k.received.Add(1)
 	if meta.NumDelivered > 1 {
@@ -255,7 +255,7 @@ func (k *Consumer) giveBack() {
 			k.mu.Lock()
 			held := false
 			if meta, err := m.Metadata(); err == nil {
-				d := k.held[meta.Sequence.Stream]
+				d := k.held[taskKey{meta.Sequence.Stream, meta.Timestamp.UnixNano()}]
 				if held = d != nil; held {
 					d.renew(m)
 				}

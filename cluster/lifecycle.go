@@ -13,23 +13,25 @@ import (
 )
 
 // Close stops all consumers and watchers, flushes what was published and closes the connection. It is
-// idempotent; a later call waits for the first. When ctx ends first the connection is cut.
+// idempotent; a later call waits for the first. When ctx ends first the connection is cut, whatever callbacks still
+// run; a later call can wait for those.
 func (c *Cluster) Close(ctx context.Context) error {
 	c.closeOnce.Do(func() {
 		go func() {
 			defer close(c.closeDone)
-			c.shutdown(ctx)
+			c.shutdown()
 		}()
 	})
 	select {
 	case <-c.closeDone:
 		return nil
 	case <-ctx.Done():
+		c.nc.Close()
 		return ctx.Err()
 	}
 }
 
-func (c *Cluster) shutdown(ctx context.Context) {
+func (c *Cluster) shutdown() {
 	c.mu.Lock()
 	c.closing = true
 	consumers := slices.Collect(maps.Keys(c.consumers))
@@ -40,7 +42,7 @@ func (c *Cluster) shutdown(ctx context.Context) {
 	for _, k := range consumers {
 		select {
 		case <-k.fetched: // what came late is given back while there is a connection
-		case <-ctx.Done():
+		case <-c.closed:
 		}
 	}
 	c.cancel()
@@ -48,12 +50,7 @@ func (c *Cluster) shutdown(ctx context.Context) {
 	if err := c.nc.Drain(); err != nil {
 		c.nc.Close()
 	}
-	select {
-	case <-c.closed:
-	case <-ctx.Done():
-		c.nc.Close()
-		<-c.closed
-	}
+	<-c.closed
 }
 
 // Node is this node's name.
@@ -68,9 +65,10 @@ type Status struct {
 	URL           string // of the server at the other end, without credentials; the configured one when there is none
 	ServerName    string
 	ServerVersion string
-	// RTT is how long the leader of the control bucket took for its last answer.
+	// RTT is how long the leader of the control bucket took for its answer in the last comparison.
 	RTT time.Duration
-	// ControlAge is the time since that answer: how old what this node knows of the kill switch may be.
+	// ControlAge is the time since a whole comparison with that leader: how old what this node knows of the kill
+	// switch may be. 0 before WatchKill.
 	ControlAge time.Duration
 	Reconnects uint64
 }
@@ -109,9 +107,10 @@ func (c *Cluster) disconnected(err error) {
 	c.mu.Lock()
 	closing := c.closing
 	c.mu.Unlock()
-	if closing || c.nc == nil { // nil: the first connection did not come to be
+	if closing || !c.up.Load() { // the first connection did not come to be
 		return
 	}
+	c.lostAt = time.Now()
 	reason := "connection lost"
 	if err != nil {
 		reason += ": " + err.Error()
@@ -120,23 +119,42 @@ func (c *Cluster) disconnected(err error) {
 	c.tell(messages.Disconnected, reason)
 }
 
-func (c *Cluster) reconnected() {
+func (c *Cluster) reconnected(nc *nats.Conn) {
 	c.mu.Lock()
-	hooks := make([]func(), 0, len(c.hooks))
-	for _, f := range c.hooks {
-		hooks = append(hooks, f)
-	}
+	hooks := slices.Collect(maps.Values(c.hooks))
 	c.mu.Unlock()
 	for _, f := range hooks {
 		f()
 	}
-	c.log.Info("reconnected", "server", c.nc.ConnectedServerName())
-	c.tell(messages.Reconnected, "")
+	reason := "to server " + nc.ConnectedServerName()
+	if !c.lostAt.IsZero() {
+		reason += " after " + time.Since(c.lostAt).Round(time.Millisecond).String()
+	}
+	c.log.Info("reconnected", "reason", reason)
+	c.tell(messages.Reconnected, reason)
+}
+
+// OnEvent has f called with every [messages.Disconnected] and [messages.Reconnected] from now on, until stop. It is
+// called from one goroutine, the client's, and must not block. A call that is under way when stop is called goes on.
+func (c *Cluster) OnEvent(f func(messages.Event)) (stop func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.nextHook++
+	id := c.nextHook
+	c.listeners[id] = f
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.listeners, id)
+	}
 }
 
 func (c *Cluster) tell(kind messages.Kind, reason string) {
-	if c.opts.onEvent != nil {
-		c.opts.onEvent(messages.Event{ID: messages.NewID(), Kind: kind, At: time.Now(), Node: c.cfg.Node, Source: "nats", Reason: reason})
+	c.mu.Lock()
+	listeners := slices.Collect(maps.Values(c.listeners))
+	c.mu.Unlock()
+	for _, f := range listeners {
+		f(messages.Event{ID: messages.NewID(), Kind: kind, At: time.Now(), Node: c.cfg.Node, Source: "nats", Reason: reason})
 	}
 }
 
@@ -159,7 +177,7 @@ func (c *Cluster) own(f func()) bool {
 	return true
 }
 
-// freshness remembers the last answer of the control bucket's leader.
+// freshness remembers the last comparison with the control bucket's leader.
 type freshness struct {
 	last atomic.Pointer[answer]
 }

@@ -81,16 +81,25 @@ func ensure(ctx context.Context, js jetstream.JetStream, manifest []jetstream.St
 }
 
 func ensureStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) error {
-	s, err := js.Stream(ctx, want.Name)
+	s, err := findStream(ctx, js, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		if s, err = js.CreateStream(ctx, want); errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-			s, err = js.Stream(ctx, want.Name) // another node was faster, with other limits
+		one, cancel := bounded(ctx)
+		s, err = js.CreateStream(one, want)
+		cancel()
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+			s, err = findStream(ctx, js, want.Name) // another node was faster, with other limits
 		}
 	}
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", want.Name, unavailable(err))
 	}
 	return verifyStream(s.CachedInfo().Config, want)
+}
+
+func findStream(ctx context.Context, js jetstream.JetStream, name string) (jetstream.Stream, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	return js.Stream(ctx, name)
 }
 
 // verifyStream compares what gives a stream its meaning. Ages, sizes, replicas and storage are the

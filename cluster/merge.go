@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/forseti-go/forseti/messages"
 )
@@ -35,6 +36,38 @@ func (v killView) merge(in ...messages.KillState) (merged killView, news []messa
 	return merged, news
 }
 
+// confirmed gives the view after a comparison with all that the leader has, and what is news about it. A scope of
+// which only a push's word is known, believed has what was known before that, goes by what the leader has, whatever
+// the revisions; where the leader has nothing it goes back.
+func (v killView) confirmed(believed map[messages.Scope]messages.KillState, leader []messages.KillState) (view killView, news []messages.KillState) {
+	view = v
+	for scope, s := range believed {
+		if s.Scope == "" {
+			s = messages.KillState{Scope: scope, Reason: "there is no such order"}
+		}
+		if i := slices.IndexFunc(leader, func(l messages.KillState) bool { return l.Scope == scope }); i >= 0 {
+			s = leader[i]
+		}
+		if sameState(s, view[scope]) {
+			continue
+		}
+		view = maps.Clone(view)
+		view[scope] = s
+		news = append(news, s)
+	}
+	view, more := view.merge(leader...)
+	news = append(news, more...)
+	slices.SortFunc(news, func(a, b messages.KillState) int { return cmp.Compare(a.Revision, b.Revision) })
+	return view, news
+}
+
+// sameState reports whether two states are one and the same order.
+func sameState(a, b messages.KillState) bool {
+	sameTime := a.At.Equal(b.At)
+	a.At, b.At = time.Time{}, time.Time{}
+	return sameTime && a == b
+}
+
 // rebased keeps the states but lets any revision replace them: for when the store began to count anew.
 func (v killView) rebased() killView {
 	r := make(killView, len(v))
@@ -45,10 +78,12 @@ func (v killView) rebased() killView {
 	return r
 }
 
-// newest is the highest revision in the view.
-func (v killView) newest() (revision uint64) {
-	for _, s := range v {
-		revision = max(revision, s.Revision)
+// newest is the highest revision in the view that the store gave: those of believed scopes may be anybody's.
+func (v killView) newest(believed map[messages.Scope]messages.KillState) (revision uint64) {
+	for scope, s := range v {
+		if _, is := believed[scope]; !is {
+			revision = max(revision, s.Revision)
+		}
 	}
 	return revision
 }

@@ -65,7 +65,26 @@ func TestRebasedViewTakesAnyRevision(t *testing.T) {
 	v, news := v.rebased().merge(messages.KillState{Scope: messages.Global, Revision: 1})
 	require.Len(t, news, 1)
 	require.False(t, v[messages.Global].On)
-	require.EqualValues(t, 1, v.newest())
+	require.EqualValues(t, 1, v.newest(nil))
+}
+
+// TestConfirmedGoesByTheLeader takes the word of a push back: for what the leader has, or for what was before.
+func TestConfirmedGoesByTheLeader(t *testing.T) {
+	a, b, c := messages.Global, messages.PipelineScope("b"), messages.TypeScope("c")
+	state := func(s messages.Scope, revision uint64, on bool) messages.KillState {
+		return messages.KillState{Scope: s, Revision: revision, On: on}
+	}
+	v, _ := killView(nil).merge(state(a, 900, true), state(b, 900, true), state(c, 7, true))
+	before := map[messages.Scope]messages.KillState{a: state(a, 3, false), b: {}, c: state(c, 2, false)}
+	now, news := v.confirmed(before, []messages.KillState{state(a, 5, false), state(c, 7, true)})
+	require.Len(t, news, 2, "c was right")
+	require.Equal(t, state(a, 5, false), now[a])
+	require.False(t, now[b].On)
+	require.Zero(t, now[b].Revision)
+	require.Equal(t, state(c, 7, true), now[c])
+	require.EqualValues(t, 900, v[a].Revision, "a view is a value")
+	now, _ = v.confirmed(before, nil)
+	require.Equal(t, state(a, 3, false), now[a])
 }
 
 func same(a, b killView) bool {

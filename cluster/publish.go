@@ -18,10 +18,9 @@ import (
 const publishTries = 3
 
 // store publishes m to its stream under a message id and waits for the server's word that it is stored. A
-// missing answer leaves open whether it was, so it is asked again under the same id.
+// missing answer leaves open whether it was, so it is asked again under the same id. An answer that it is a
+// duplicate is one of another message, unless the first one got lost: then it is taken for our own.
 func (c *Cluster) store(ctx context.Context, m *nats.Msg, id string, opts ...jetstream.PublishOpt) (*jetstream.PubAck, error) {
-	ctx, cancel := bounded(ctx)
-	defer cancel()
 	opts = append(opts, jetstream.WithMsgID(id), jetstream.WithRetryAttempts(0))
 	var last error
 	for try := range publishTries {
@@ -32,6 +31,9 @@ func (c *Cluster) store(ctx context.Context, m *nats.Msg, id string, opts ...jet
 		ack, err := c.js.PublishMsg(one, m, opts...)
 		stop()
 		if err == nil {
+			if ack.Duplicate && try > 0 {
+				ack.Duplicate = false
+			}
 			return ack, nil
 		}
 		if last = err; hasAnswer(err) || errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, nats.ErrConnectionClosed) {
@@ -53,7 +55,7 @@ func hasAnswer(err error) bool {
 func (c *Cluster) publishError(m *nats.Msg, err error) error {
 	switch {
 	case errors.Is(err, nats.ErrMaxPayload), hasCode(err, jetstream.JSErrCodeStreamMessageExceedsMaximum):
-		return c.tooLarge(m)
+		return tooLarge(m, c.room(m))
 	case hasCode(err, codeStreamStoreFailed):
 		return fmt.Errorf("%w: the stream of %s is full: %w", messages.ErrUnavailable, m.Subject, err)
 	case conflict(err):
@@ -68,12 +70,23 @@ func (c *Cluster) publishError(m *nats.Msg, err error) error {
 	return unavailable(err)
 }
 
-// tooLarge says what of m would fit.
-func (c *Cluster) tooLarge(m *nats.Msg) error {
+// tooLarge says how long m's body may be.
+func tooLarge(m *nats.Msg, room int64) error {
 	return &messages.FieldError{
-		Field: "body", Value: len(m.Data),
-		Allowed: fmt.Sprintf("at most %d bytes beside its headers on this server", max(c.room(m), 0)),
+		Field: "body", Value: len(m.Data), Allowed: fmt.Sprintf("at most %d bytes beside its headers on this server", max(room, 0)),
 	}
+}
+
+// letterRoom is what the headers of a dead letter may take beyond those of its task.
+const letterRoom = 12 << 10
+
+// roomForTask is room, less what the task's dead letter may need: it must hold the whole body. A server that takes
+// small messages only cannot spare that much, and a replay need not: its body was in a letter already.
+func (c *Cluster) roomForTask(m *nats.Msg, t *messages.Task) int64 {
+	if t.DeadLetterID != "" {
+		return c.room(m)
+	}
+	return c.room(m) - min(letterRoom, c.nc.MaxPayload()/4)
 }
 
 // room is how long a body under m's headers may be.
@@ -93,10 +106,7 @@ func headerSize(h nats.Header) int {
 	return n
 }
 
-// bounded gives ctx a deadline if it has none.
+// bounded ends one request in time: one that got lost must not use up all the time that its caller has.
 func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
-	if _, ok := ctx.Deadline(); ok {
-		return context.WithCancel(ctx)
-	}
 	return context.WithTimeout(ctx, requestTimeout)
 }

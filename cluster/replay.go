@@ -44,8 +44,6 @@ func (c *Cluster) ReplayDeadLetter(ctx context.Context, id, by string) (messages
 	if by == "" {
 		return messages.Task{}, &messages.FieldError{Field: "by", Value: by, Allowed: "who asks"}
 	}
-	ctx, cancel := bounded(ctx)
-	defer cancel()
 	info, err := c.DeadLetter(ctx, id)
 	if err != nil {
 		return messages.Task{}, err
@@ -57,19 +55,32 @@ func (c *Cluster) ReplayDeadLetter(ctx context.Context, id, by string) (messages
 	if err != nil {
 		return messages.Task{}, fmt.Errorf("dead letter %s: %w", id, err)
 	}
-	t, err := c.Send(ctx, info.Letter.Task(by))
+	t, err := c.sendReplay(ctx, info.Letter.Task(by), lease.Nonce)
 	if err == nil {
 		return t, nil
 	}
-	if unsent(err) {
+	if errors.Is(err, errNotSent) || unsent(err) {
 		// The caller's context may be why it failed, so giving back has its own.
-		back, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
-		defer cancel()
-		if e := c.dlqState.remove(back, SubjectToken(id), lease); e != nil {
+		if e := c.dlqState.remove(context.WithoutCancel(ctx), SubjectToken(id), lease.revision); e != nil {
 			err = errors.Join(err, fmt.Errorf("the letter stays leased: %w", e))
 		}
 	}
 	return t, fmt.Errorf("replay of dead letter %s: %w", id, err)
+}
+
+var errNotSent = errors.New("not sent")
+
+// sendReplay sends a letter's task under a message id that only its lease has: the server must not take it for the
+// replay of an earlier lease, or for a task that happens to have such an id, and drop it.
+func (c *Cluster) sendReplay(ctx context.Context, t messages.Task, nonce string) (messages.Task, error) {
+	if ctx.Err() != nil {
+		return t, fmt.Errorf("%w: %w", errNotSent, ctx.Err())
+	}
+	sent, duplicate, err := c.send(ctx, t, "replay."+nonce)
+	if err == nil && duplicate {
+		return t, fmt.Errorf("%w: %w: the server knows the message id", errNotSent, messages.ErrUnavailable)
+	}
+	return sent, err
 }
 
 func replayable(d *messages.DeadLetter) error {
@@ -82,32 +93,32 @@ func replayable(d *messages.DeadLetter) error {
 	return nil
 }
 
-// leaseLetter makes the caller the one who replays a pending letter.
-func (c *Cluster) leaseLetter(ctx context.Context, id, by string) (revision uint64, err error) {
+// leaseLetter makes the caller the one who replays a pending letter, and gives the state at its revision.
+func (c *Cluster) leaseLetter(ctx context.Context, id, by string) (mine letterState, err error) {
 	s, err := c.letterState(ctx, id)
 	if err != nil {
-		return 0, err
+		return mine, err
 	}
 	if s.of() != messages.Pending {
-		return 0, fmt.Errorf("%w: it is %s, by %s", messages.ErrConflict, s.State, s.By)
+		return mine, fmt.Errorf("%w: it is %s, by %s", messages.ErrConflict, s.State, s.By)
 	}
-	mine := letterState{State: messages.Leased, By: by, At: time.Now().UTC(), Node: c.cfg.Node, Nonce: messages.NewID(), revision: s.revision}
-	revision, err = c.putLetterState(ctx, id, mine)
-	if err == nil {
-		return revision, nil
+	mine = letterState{State: messages.Leased, By: by, At: time.Now().UTC(), Node: c.cfg.Node, Nonce: messages.NewID(), revision: s.revision}
+	revision, err := c.putLetterState(ctx, id, mine)
+	if err != nil {
+		// A write whose answer got lost may have been ours. The caller's context may be why it got lost.
+		now, e := c.letterState(context.WithoutCancel(ctx), id)
+		if e != nil || now.Nonce != mine.Nonce {
+			return mine, err
+		}
+		revision = now.revision
 	}
-	// A write whose answer got lost may have been ours.
-	if now, e := c.letterState(ctx, id); e == nil && now.Nonce == mine.Nonce {
-		return now.revision, nil
-	}
-	return 0, err
+	mine.revision = revision
+	return mine, nil
 }
 
 // ReleaseDeadLetter makes a leased letter pending again, for an operator who knows that its replay came to
 // nothing. If it did not, the task may run twice. A letter that is not leased is [messages.ErrConflict].
 func (c *Cluster) ReleaseDeadLetter(ctx context.Context, id string) error {
-	ctx, cancel := bounded(ctx)
-	defer cancel()
 	s, err := c.letterState(ctx, id)
 	if err == nil && s.State != messages.Leased {
 		err = fmt.Errorf("%w: it is %s", messages.ErrConflict, s.of())
@@ -124,8 +135,6 @@ func (c *Cluster) ReleaseDeadLetter(ctx context.Context, id string) error {
 // ResolveDeadLetter records how the replay of a leased letter ended, and the letter it left if it failed.
 // Resolving a resolved one changes nothing and is no error; a pending one is [messages.ErrConflict].
 func (c *Cluster) ResolveDeadLetter(ctx context.Context, id string, outcome messages.Outcome, newID string) error {
-	ctx, cancel := bounded(ctx)
-	defer cancel()
 	for try := 0; ; try++ {
 		s, err := c.letterState(ctx, id)
 		switch {

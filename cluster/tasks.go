@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -22,6 +23,13 @@ func (c *Cluster) Send(ctx context.Context, t messages.Task) (messages.Task, err
 	if t.ID == "" {
 		t.ID = messages.NewID()
 	}
+	t, _, err := c.send(ctx, t, taskMsgID(t.ID, t.Replay))
+	return t, err
+}
+
+// send stores a task under a message id. It reports whether the server took it for another one of that id, and
+// did not store it.
+func (c *Cluster) send(ctx context.Context, t messages.Task, msgID string) (sent messages.Task, duplicate bool, err error) {
 	h := t.Encode()
 	m := &nats.Msg{Subject: c.names.task(t.Type), Header: nats.Header(h), Data: t.Body}
 	var errs []error
@@ -31,27 +39,28 @@ func (c *Cluster) Send(ctx context.Context, t messages.Task) (messages.Task, err
 	if _, err := messages.DecodeTask(t.Type, h, t.Body); err != nil {
 		errs = append(errs, err)
 	}
-	if int64(len(t.Body)) > c.room(m) {
-		errs = append(errs, c.tooLarge(m))
+	if room := c.roomForTask(m, &t); int64(len(t.Body)) > room {
+		errs = append(errs, tooLarge(m, room))
 	}
 	if err := errors.Join(errs...); err != nil {
-		return t, err
+		return t, false, err
 	}
-	ack, err := c.store(ctx, m, taskMsgID(t.ID, t.Replay))
+	ack, err := c.store(ctx, m, msgID)
 	if err != nil {
-		return t, fmt.Errorf("task %s: %w", t.ID, err)
+		return t, false, fmt.Errorf("task %s: %w", t.ID, err)
 	}
 	t.Subject, t.Stream, t.Sequence = m.Subject, ack.Stream, ack.Sequence
-	return t, nil
+	return t, ack.Duplicate, nil
 }
 
-// taskMsgID is the id the server dedupes by: that of the task, and another one for each replay, which
-// would be dropped otherwise.
+// taskMsgID is the id the server dedupes by: that of the task, and for each replay, which would be dropped
+// otherwise, one that no task has.
 func taskMsgID(id string, replay int) string {
 	if replay == 0 {
 		return id
 	}
-	return fmt.Sprintf("%s.r%d", id, replay)
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%d", id, replay))
+	return "replay" + hashMark + lower32.EncodeToString(sum[:])
 }
 
 // TaskTypes lists, sorted, the types that some node has ever handled: those with a durable consumer.

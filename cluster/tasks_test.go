@@ -2,6 +2,8 @@ package cluster_test
 
 import (
 	"context"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -49,9 +51,39 @@ func TestSendRefusesWhatNobodyCouldTake(t *testing.T) {
 	}
 	require.Zero(t, tasksLeft(t, js))
 
-	big, err := c.Send(t.Context(), messages.Task{Type: "a", Body: make([]byte, 1<<20-2048)})
-	require.NoError(t, err, "just below the server's limit")
-	require.NotZero(t, big.Sequence)
+}
+
+// TestTheLetterOfAnAcceptedTaskHoldsItsWholeBody sends the longest body there is room for, and fails it with as long
+// a story as there may be.
+func TestTheLetterOfAnAcceptedTaskHoldsItsWholeBody(t *testing.T) {
+	s := clustertest.Server(t, clustertest.NoListen())
+	c := clustertest.Connect(t, s, "n1")
+	long := strings.Repeat("<", 2<<10)
+	task := messages.Task{Type: "a", Context: messages.Context{OrderID: "17", Extra: map[string]any{"colour": long}}}
+	task.Body = make([]byte, 1<<20)
+	_, err := c.Send(t.Context(), task)
+	require.ErrorIs(t, err, messages.ErrInvalid)
+	room := regexp.MustCompile(`at most (\d+) bytes`).FindStringSubmatch(err.Error())
+	require.Len(t, room, 2)
+	n, err := strconv.Atoi(room[1])
+	require.NoError(t, err)
+	require.Greater(t, n, 1<<20-32<<10)
+	task.Body = task.Body[:n]
+	task, err = c.Send(t.Context(), task)
+	require.NoError(t, err)
+
+	d := messages.DeadLetterOf(&task)
+	d.Pipeline, d.Reason, d.Node, d.Outcome = strings.Repeat("p", 64), strings.Repeat("r", 64), strings.Repeat("n", 64), messages.Failure
+	d.Error, d.ErrorType, d.Policies, d.FailedAt, d.FirstFailedAt = long, long, []string{long}, time.Now(), time.Now()
+	for range 8 {
+		d.AttemptErrors = append(d.AttemptErrors, long)
+	}
+	id, err := c.StoreDeadLetter(t.Context(), d)
+	require.NoError(t, err)
+	info, err := c.DeadLetter(t.Context(), id)
+	require.NoError(t, err)
+	require.False(t, info.Letter.Truncated)
+	require.Len(t, info.Letter.Body, n)
 }
 
 func TestSendToAFullStream(t *testing.T) {

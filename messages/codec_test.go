@@ -232,3 +232,12 @@ func FuzzDecodeTaskResult(f *testing.F) {
 		require.Equal(t, h, h2)
 	})
 }
+
+// The replacement character is a character like any other.
+func TestReplacementCharacterTravels(t *testing.T) {
+	task := Task{ID: "\ufffd", Type: "x", Timeout: 500 * time.Microsecond, Context: Context{OrderID: "a\ufffd"}}
+	back, err := DecodeTask("x", task.Encode(), nil)
+	require.NoError(t, err)
+	require.Equal(t, "a\ufffd", back.Context.OrderID)
+	require.Equal(t, time.Millisecond, back.Timeout, "a limit too short to tell is the shortest there is, not none")
+}

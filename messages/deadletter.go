@@ -77,17 +77,17 @@ func NewID() string {
 	return id32.EncodeToString(b[:])
 }
 
-// DeadLetterID is the id of the dead letter of a task's given replay: the same on every node and after
-// every crash, so that storing it twice is seen.
-func DeadLetterID(taskID string, replay int) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%d", taskID, replay))
+// DeadLetterID is the id of the dead letter that a stored task's given replay leaves: the same on every node and after
+// every crash, so that storing it twice is seen, and another one for a task that uses the id again.
+func DeadLetterID(t *Task) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%d\x00%s\x00%d\x00%d", t.ID, t.Replay, t.Stream, t.Sequence, t.StoredAt.UnixNano()))
 	return id32.EncodeToString(sum[:16])
 }
 
 // DeadLetterOf starts a dead letter from a task: its identity, origin, context and body.
 func DeadLetterOf(t *Task) DeadLetter {
 	return DeadLetter{
-		ID: DeadLetterID(t.ID, t.Replay), TaskID: t.ID, Type: t.Type,
+		ID: DeadLetterID(t), TaskID: t.ID, Type: t.Type,
 		OriginSubject: t.Subject, OriginStream: t.Stream, OriginSequence: t.Sequence,
 		ContentType: t.ContentType, IdempotencyKey: t.IdempotencyKey, Reply: t.Reply, TraceParent: t.TraceParent,
 		Replay: t.Replay, ReplayedBy: t.ReplayedBy, Context: t.Context, Body: t.Body,
@@ -108,17 +108,32 @@ func (d *DeadLetter) SetError(err error) {
 	if err == nil {
 		return
 	}
-	d.Error, d.ErrorType = clean(err.Error(), MaxErrorLen), ErrorType(err)
+	d.Error, d.ErrorType = clean(ErrorText(err), MaxErrorLen), ErrorType(err)
+}
+
+// ErrorText is err's text. An Error method that panics, as that of a nil pointer does, gives a text that says so.
+func ErrorText(err error) (text string) {
+	if err == nil {
+		return ""
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			text = fmt.Sprintf("error of type %T that cannot be printed: %v", err, r)
+		}
+	}()
+	return err.Error()
 }
 
 // ErrorType names the Go type of the error that err wraps innermost, which says more than its wrappers.
-func ErrorType(err error) string {
+func ErrorType(err error) (name string) {
+	name = fmt.Sprintf("%T", err)
+	defer func() { _ = recover() }() // from an Unwrap of a nil pointer
 	for {
 		inner := errors.Unwrap(err) // nil too for one that wraps several, which is told by its own type
 		if inner == nil {
-			return fmt.Sprintf("%T", err)
+			return name
 		}
-		err = inner
+		err, name = inner, fmt.Sprintf("%T", inner)
 	}
 }
 

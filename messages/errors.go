@@ -44,7 +44,7 @@ func (e *RejectedError) Error() string {
 		s += ", retry after " + e.RetryAfter.Round(max(time.Millisecond, e.RetryAfter/1000)).String()
 	}
 	if e.Last != nil {
-		s += "; last attempt: " + e.Last.Error()
+		s += "; last attempt: " + ErrorText(e.Last)
 	}
 	return s
 }

@@ -22,6 +22,7 @@ const (
 	TasksPaused        Kind = "tasks.paused"    // a type's fetching waits: a breaker is open or a kill switch on
 	TasksResumed       Kind = "tasks.resumed"
 	TaskCanceled       Kind = "task.canceled"
+	TaskDeferred       Kind = "task.deferred" // its handler asked for it later
 	ActorRestarted     Kind = "actor.restarted"
 	ActorQuarantined   Kind = "actor.quarantined"
 	SettingsChanged    Kind = "settings.changed"

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // Names of the headers of contract version 1. The producer sets the first block, the runtime the second.
@@ -117,12 +118,12 @@ func ValidToken(s string) bool {
 
 // printable reports whether s can travel as a header value: valid, without control characters.
 func printable(s string) bool {
-	for _, r := range s {
-		if r < ' ' || r == 0x7f || r == '�' {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] == 0x7f {
 			return false
 		}
 	}
-	return true
+	return utf8.ValidString(s)
 }
 
 // clean makes s fit for a header: control characters become spaces, and it is cut to limit bytes.
@@ -136,7 +137,7 @@ func clean(s string, limit int) string {
 		}, strings.ToValidUTF8(s, "?"))
 	}
 	if len(s) > limit {
-		s = strings.ToValidUTF8(s[:limit], "")
+		s = strings.ToValidUTF8(s[:limit], "") // without the half of a character at the cut
 	}
 	return strings.TrimSpace(s)
 }

@@ -125,9 +125,13 @@ func TestParseScope(t *testing.T) {
 func TestIDs(t *testing.T) {
 	require.NotEqual(t, NewID(), NewID())
 	require.True(t, ValidToken(NewID()))
-	require.Equal(t, DeadLetterID("t", 1), DeadLetterID("t", 1))
-	require.NotEqual(t, DeadLetterID("t", 1), DeadLetterID("t", 0))
-	require.True(t, ValidToken(DeadLetterID("any shape at all", 0)))
+	task := Task{ID: "any shape at all", Stream: "S", Sequence: 7}
+	again, replayed, reused := task, task, task
+	again.Delivery, replayed.Replay, reused.Sequence = 2, 1, 8
+	require.Equal(t, DeadLetterID(&task), DeadLetterID(&again))
+	require.NotEqual(t, DeadLetterID(&task), DeadLetterID(&replayed))
+	require.NotEqual(t, DeadLetterID(&task), DeadLetterID(&reused))
+	require.True(t, ValidToken(DeadLetterID(&task)))
 	require.Equal(t, "breaker_half_opened", BreakerHalfOpened.Token())
 }
 

@@ -108,7 +108,7 @@ func (t *Task) Encode() Header {
 	put(HeaderTaskID, t.ID)
 	put(HeaderContentType, t.ContentType)
 	put(HeaderIdempotencyKey, t.IdempotencyKey)
-	put(HeaderTimeout, count(t.Timeout.Milliseconds()))
+	put(HeaderTimeout, count((t.Timeout + time.Millisecond - 1).Milliseconds())) // at least one
 	put(HeaderDeadline, stamp(t.Deadline))
 	put(HeaderReply, t.Reply)
 	put(HeaderTraceParent, t.TraceParent)

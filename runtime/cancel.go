@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"sync"
-	"time"
 
 	"github.com/forseti-go/forseti/messages"
 )
@@ -20,11 +19,19 @@ type cancellations struct {
 	mu      sync.Mutex
 	orders  map[string]messages.Cancellation
 	oldest  []string // task ids in the order in which they came
-	running map[string]context.CancelCauseFunc
+	running map[delivered]context.CancelCauseFunc
 }
 
+// delivered tells the deliveries of one task id on a node apart.
+type delivered struct {
+	id       string
+	sequence uint64
+}
+
+func deliveredAs(t *messages.Task) delivered { return delivered{t.ID, t.Sequence} }
+
 func (c *cancellations) init() {
-	c.orders, c.running = map[string]messages.Cancellation{}, map[string]context.CancelCauseFunc{}
+	c.orders, c.running = map[string]messages.Cancellation{}, map[delivered]context.CancelCauseFunc{}
 }
 
 // order takes an order, and stops the task if it runs here.
@@ -39,25 +46,27 @@ func (c *cancellations) order(o messages.Cancellation) {
 		c.oldest = append(c.oldest, o.TaskID)
 	}
 	c.orders[o.TaskID] = o
-	if stop := c.running[o.TaskID]; stop != nil {
-		stop(errCanceled)
+	for d, stop := range c.running {
+		if d.id == o.TaskID {
+			stop(errCanceled)
+		}
 	}
 }
 
-// begin says whether a task stored at the given time is canceled, and otherwise remembers how to stop it until
-// forget is called.
-func (c *cancellations) begin(taskID string, stored time.Time, stop context.CancelCauseFunc) (canceled bool) {
+// begin says whether a task is canceled: ordered after it was stored. Otherwise it remembers how to stop it until forget
+// is called.
+func (c *cancellations) begin(t *messages.Task, stop context.CancelCauseFunc) (canceled bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if o, ok := c.orders[taskID]; ok && stored.Before(o.At) {
+	if o, ok := c.orders[t.ID]; ok && t.StoredAt.Before(o.At) {
 		return true
 	}
-	c.running[taskID] = stop
+	c.running[deliveredAs(t)] = stop
 	return false
 }
 
-func (c *cancellations) forget(taskID string) {
+func (c *cancellations) forget(t *messages.Task) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.running, taskID)
+	delete(c.running, deliveredAs(t))
 }

@@ -31,14 +31,16 @@ type TaskConfig struct {
 	// pipeline's intake.
 	MaxInFlight int
 	// MaxDeliveries is how often a task may come before it is put aside as a dead letter: one that takes its node
-	// down with it must not do so for ever. Deliveries that a policy refused count too; refusals are rare, because
-	// nothing is fetched while they last. Default 100.
+	// down with it must not do so for ever. Deliveries that a policy of this node refused do not count. Default 100.
 	MaxDeliveries int
 	// MaxAge is how long a task that has no deadline may be refused before it becomes a dead letter. Default 24 h.
 	MaxAge time.Duration
 }
 
 func (c TaskConfig) withDefaults() TaskConfig {
+	if c.AckWait <= 0 {
+		c.AckWait = cluster.DefaultAckWait
+	}
 	if c.MaxDeliveries <= 0 {
 		c.MaxDeliveries = 100
 	}
@@ -50,7 +52,8 @@ func (c TaskConfig) withDefaults() TaskConfig {
 
 // Handle makes p run fn for every task of a type. fn returns the result, which is stored as JSON, or an error; it
 // steers what becomes of the task by returning messages.Retry, messages.Discard or messages.DeadLetterNow. It must
-// be idempotent. The runtime needs a cluster, and can have one handler per type.
+// be idempotent. A delay asked for by messages.Retry is cut to AckWait: what is put off still counts among the tasks in
+// flight. The runtime needs a cluster, and can have one handler per type.
 func Handle[In, Out any](rt *Runtime, typ string, p Pipeline, fn func(context.Context, Task[In]) (Out, error)) error {
 	return HandleWith(rt, TaskConfig{Type: typ}, p, fn)
 }
@@ -106,7 +109,8 @@ type handler struct {
 	cfg      TaskConfig
 	p        *actors.Pipeline
 	prepare  func(messages.Task) (func(context.Context) (any, error), error)
-	consumer *cluster.Consumer
+	refusals refusals
+	consumer atomic.Pointer[cluster.Consumer] // nil until it fetches
 
 	received, succeeded, failed, malformed, expired, refused, paused, letters atomic.Uint64
 }
@@ -119,22 +123,36 @@ func (rt *Runtime) handle(cfg TaskConfig, p Pipeline, prepare func(messages.Task
 		return fmt.Errorf("task type %q: %w", cfg.Type, errNoPipeline)
 	}
 	h := &handler{rt: rt, cfg: cfg.withDefaults(), p: p.p, prepare: prepare}
-	rt.mu.Lock()
-	defer rt.mu.Unlock()
-	if rt.draining {
-		return fmt.Errorf("task type %q: %w", cfg.Type, messages.ErrStopped)
-	}
-	if rt.handlers[cfg.Type] != nil {
-		return fmt.Errorf("task type %q: %w", cfg.Type, &messages.FieldError{Field: "Type", Value: cfg.Type, Allowed: "a type that has no handler yet"})
-	}
-	consumer, err := rt.cluster.Consume(rt.life, cluster.ConsumeConfig{
-		Type: cfg.Type, AckWait: cfg.AckWait, MaxInFlight: cfg.MaxInFlight, OnPause: h.pause, OnResume: h.resume,
-	}, h, h.deliver)
-	if err != nil {
+	if err := rt.claim(h); err != nil {
 		return fmt.Errorf("task type %q: %w", cfg.Type, err)
 	}
-	h.consumer = consumer
-	rt.handlers[cfg.Type] = h
+	consumer, err := rt.cluster.Consume(rt.life, cluster.ConsumeConfig{
+		Type: cfg.Type, AckWait: h.cfg.AckWait, MaxInFlight: cfg.MaxInFlight, OnPause: h.pause, OnResume: h.resume,
+	}, h, h.deliver)
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	if err != nil {
+		delete(rt.handlers, cfg.Type)
+		return fmt.Errorf("task type %q: %w", cfg.Type, err)
+	}
+	h.consumer.Store(consumer)
+	if rt.draining { // meanwhile
+		consumer.Stop()
+	}
+	return nil
+}
+
+// claim makes h the handler of its type. It does not fetch yet: that takes a while, and nothing waits for it here.
+func (rt *Runtime) claim(h *handler) error {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	switch {
+	case rt.draining:
+		return messages.ErrStopped
+	case rt.handlers[h.cfg.Type] != nil:
+		return &messages.FieldError{Field: "Type", Value: h.cfg.Type, Allowed: "a type that has no handler yet"}
+	}
+	rt.handlers[h.cfg.Type] = h
 	return nil
 }
 
@@ -185,6 +203,7 @@ func (h *handler) deliver(d *cluster.Delivery) {
 	h.received.Add(1)
 	h.rt.sys.Work(func() {
 		r := &taskRun{handler: h, d: d}
+		r.holds.Store(1)
 		defer r.rescue()
 		r.begin()
 	})

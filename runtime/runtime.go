@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -127,15 +128,25 @@ func (rt *Runtime) join(ctx, life context.Context) error {
 	watch, cancel := context.WithCancel(life)
 	detach := context.AfterFunc(ctx, cancel) // the caller bounds the first read only
 	defer detach()
-	err := rt.cluster.WatchKill(watch, func(states []messages.KillState) {
-		if err := rt.sys.Kill(life, states...); err != nil && life.Err() == nil {
-			rt.log.Error("kill switch", slog.Any("error", err))
-		}
-	})
+	context.AfterFunc(life, rt.cluster.OnEvent(rt.sys.Publish))
+	err := rt.cluster.WatchKill(watch, func(states []messages.KillState) error { return rt.sys.Kill(life, states...) }, rt.concerns)
 	if err != nil {
 		return err
 	}
 	return rt.cluster.WatchCancellations(watch, rt.canceled.order)
+}
+
+// concerns reports whether a kill switch's scope names something that this node has.
+func (rt *Runtime) concerns(scope messages.Scope) bool {
+	switch kind, name, _ := strings.Cut(string(scope), "="); kind {
+	case "pipeline":
+		return rt.sys.Has(name)
+	case "type":
+		rt.mu.Lock()
+		defer rt.mu.Unlock()
+		return rt.handlers[name] != nil
+	}
+	return true
 }
 
 func (rt *Runtime) forward(e messages.Event) {
@@ -261,17 +272,21 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 	}
 	defer close(rt.stopped)
 	rt.sys.Publish(messages.Event{Kind: messages.NodeDraining, Source: rt.node})
+	rt.sys.Refuse()
 	for _, h := range handlers {
-		h.consumer.Stop()
+		if k := h.consumer.Load(); k != nil {
+			k.Stop()
+		}
 	}
 	var errs []error
 	for _, h := range handlers {
-		if h.consumer.Drained(ctx) == nil {
+		k := h.consumer.Load()
+		if k == nil || k.Drained(ctx) == nil {
 			continue
 		}
 		rt.end(ErrShutdown)
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortWait)
-		if err := h.consumer.Drained(grace); err != nil {
+		if err := k.Drained(grace); err != nil {
 			errs = append(errs, fmt.Errorf("task type %q: tasks still running, to be delivered again: %w", h.cfg.Type, err))
 		}
 		cancel()

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/forseti-go/forseti/actors"
@@ -18,11 +20,13 @@ import (
 // settleWait bounds the storing of a task's end; what fails within it is tried again with the task's next delivery.
 const settleWait = 30 * time.Second
 
-// taskRun is one delivery on its way to one settlement. It holds one slot of the intake until then.
+// taskRun is one delivery on its way to one settlement. It holds one slot of the intake until it is settled and its
+// function has returned: one that ignores its limit still takes up room.
 type taskRun struct {
 	*handler
 	d       *cluster.Delivery
-	expires time.Time // zero: never
+	expires time.Time    // zero: never
+	holds   atomic.Int32 // what the slot is still held for
 	settled bool
 }
 
@@ -37,12 +41,12 @@ func (r *taskRun) begin() {
 	if t.Delivery > 1 && r.known() {
 		return
 	}
-	if t.Delivery > r.cfg.MaxDeliveries {
+	if t.Delivery-r.refusals.of(t.Sequence) > r.cfg.MaxDeliveries {
 		err := fmt.Errorf("delivered %d times without an end", t.Delivery)
 		r.end(r.refusal(messages.ReasonMaxDeliveries, err), messages.ReasonMaxDeliveries)
 		return
 	}
-	fn, err := r.prepare(*t)
+	fn, err := r.prepared()
 	if err != nil {
 		r.malformed.Add(1)
 		r.end(r.refusal(messages.ReasonMalformed, err), messages.ReasonMalformed)
@@ -50,7 +54,7 @@ func (r *taskRun) begin() {
 	}
 	ctx, stop := context.WithCancelCause(r.rt.life)
 	cancel := func() { stop(nil) }
-	if r.rt.canceled.begin(t.ID, t.StoredAt, stop) {
+	if r.rt.canceled.begin(t, stop) {
 		cancel()
 		r.cancel(actors.Result[any]{})
 		return
@@ -58,7 +62,7 @@ func (r *taskRun) begin() {
 	if at, ok := t.Expires(); ok {
 		r.expires = at
 		if !time.Now().Before(at) {
-			r.rt.canceled.forget(t.ID)
+			r.rt.canceled.forget(t)
 			cancel()
 			r.expired.Add(1)
 			res := actors.Result[any]{Outcome: messages.Timeout, Err: errExpired}
@@ -69,12 +73,33 @@ func (r *taskRun) begin() {
 		ctx, release = context.WithDeadlineCause(ctx, at, errExpired)
 		cancel = func() { release(); stop(nil) }
 	}
+	r.holds.Add(1)
 	actors.RunTask(ctx, r.p, t, fn, func(res actors.Result[any]) {
 		defer r.rescue()
 		defer cancel()
-		r.rt.canceled.forget(t.ID)
+		r.rt.canceled.forget(t)
 		r.ended(res, context.Cause(ctx))
-	})
+	}, r.free)
+}
+
+// prepared decodes the body. The user's UnmarshalJSON may panic.
+func (r *taskRun) prepared() (fn func(context.Context) (any, error), err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &messages.PanicError{Value: v, Stack: debug.Stack()}
+		}
+	}()
+	return r.prepare(r.d.Task)
+}
+
+// encoded is the value as JSON. The user's MarshalJSON may panic, and the work is done: it must not be done again.
+func encoded(v any) (b []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = &messages.PanicError{Value: p, Stack: debug.Stack()}
+		}
+	}()
+	return json.Marshal(v)
 }
 
 // cancel ends a task that an operator does not want any more.
@@ -90,17 +115,14 @@ func (r *taskRun) known() bool {
 	t := &r.d.Task
 	ctx, cancel := context.WithTimeout(r.rt.life, settleWait)
 	defer cancel()
-	old, err := r.rt.cluster.Result(ctx, t.ID)
-	if err == nil && old.Replay >= t.Replay {
-		r.resolve(ctx, &old)
-		r.ack(ctx)
+	switch over, err := r.over(ctx); {
+	case over:
 		return true
-	}
-	if err != nil && !errors.Is(err, messages.ErrNotFound) {
+	case err != nil:
 		r.giveBack(time.Second)
 		return true
 	}
-	info, err := r.rt.cluster.DeadLetter(ctx, messages.DeadLetterID(t.ID, t.Replay))
+	info, err := r.rt.cluster.DeadLetter(ctx, messages.DeadLetterID(t))
 	if err == nil {
 		letter := info.Letter
 		res := actors.Result[any]{Outcome: letter.Outcome, Err: errors.New(letter.Error), Attempts: letter.Attempts, Duration: letter.Duration, DeadLetterID: letter.ID}
@@ -116,17 +138,34 @@ func (r *taskRun) known() bool {
 	return false
 }
 
+// over acknowledges the task if it has its result already: one stored after the task was, because an id may be used
+// again.
+func (r *taskRun) over(ctx context.Context) (bool, error) {
+	t := &r.d.Task
+	old, err := r.rt.cluster.Result(ctx, t.ID)
+	if errors.Is(err, messages.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil || old.Replay < t.Replay || !old.StoredAt.After(t.StoredAt) {
+		return false, err
+	}
+	r.finish(ctx, &old)
+	return true, nil
+}
+
 // ended settles what the pipeline made of the task.
 func (r *taskRun) ended(res actors.Result[any], cause error) {
-	if res.Outcome == messages.Canceled {
+	if !res.Outcome.Good() { // whatever the function made of being told to stop
 		switch {
 		case errors.Is(cause, errCanceled):
 			r.cancel(res)
 			return
-		case context.Cause(r.rt.life) != nil: // aborted by a shutdown: another node shall have it, uncharged
+		case context.Cause(r.rt.life) != nil: // aborted by a shutdown: another node shall have it
 			r.giveBack(0)
 			return
 		}
+	}
+	if res.Outcome == messages.Canceled {
 		res.Outcome, res.Err = messages.Timeout, &messages.TimeoutError{Limit: r.expires.Sub(r.d.Task.StoredAt), Scope: "deadline"}
 	}
 	switch {
@@ -136,6 +175,10 @@ func (r *taskRun) ended(res actors.Result[any], cause error) {
 		r.wait(res)
 	default:
 		if after, ok := messages.RetryLater(res.Err); ok && res.Outcome == messages.Failure {
+			after = min(after, r.cfg.AckWait)
+			r.rt.sys.Publish(messages.Event{Kind: messages.TaskDeferred, Pipeline: r.p.Name(), Source: r.cfg.Type, Reason: fmt.Sprintf("%.200v", res.Err), Data: map[string]any{
+				"task_id": r.d.Task.ID, "delay_ms": after.Milliseconds(), "delivery": r.d.Task.Delivery,
+			}})
 			r.giveBack(after)
 			return
 		}
@@ -146,7 +189,7 @@ func (r *taskRun) ended(res actors.Result[any], cause error) {
 
 func (r *taskRun) succeed(res actors.Result[any]) {
 	record := r.result(&res, "")
-	value, err := json.Marshal(res.Value)
+	value, err := encoded(res.Value)
 	if err != nil {
 		r.failed.Add(1)
 		res.Outcome, res.Err = messages.Failure, fmt.Errorf("result: %w", err)
@@ -168,7 +211,8 @@ func (r *taskRun) wait(res actors.Result[any]) {
 		return
 	}
 	r.refused.Add(1)
-	delay := roomPoll
+	r.refusals.count(r.d.Task.Sequence)
+	delay := roomPoll << min(r.d.Task.Delivery/8, 6) // who was refused often comes less often
 	if rejected, ok := errors.AsType[*messages.RejectedError](res.Err); ok {
 		delay = max(delay, rejected.RetryAfter)
 	}
@@ -194,7 +238,7 @@ func (r *taskRun) end(res actors.Result[any], reason string) {
 	letter.Node, letter.FailedAt, letter.FirstFailedAt = r.rt.node, time.Now(), res.FirstFailure
 	letter.SetError(res.Err)
 	for _, err := range res.Errors {
-		letter.AttemptErrors = append(letter.AttemptErrors, err.Error())
+		letter.AttemptErrors = append(letter.AttemptErrors, messages.ErrorText(err))
 	}
 	res.DeadLetterID = letter.ID
 	r.store(r.result(&res, reason), &letter)
@@ -208,7 +252,7 @@ func (r *taskRun) result(res *actors.Result[any], reason string) messages.TaskRe
 		Policies: res.Policies(), Duration: res.Duration, Node: r.rt.node, DeadLetterID: res.DeadLetterID,
 	}
 	if res.Err != nil && !res.Success() {
-		record.Error, record.ErrorType = res.Err.Error(), messages.ErrorType(res.Err)
+		record.Error, record.ErrorType = messages.ErrorText(res.Err), messages.ErrorType(res.Err)
 	}
 	if rejected, ok := errors.AsType[*messages.RejectedError](res.Err); ok && res.Outcome == messages.Rejected {
 		record.RejectedBy, record.RetryAfter = rejected.By, rejected.RetryAfter
@@ -221,20 +265,10 @@ func (r *taskRun) result(res *actors.Result[any], reason string) messages.TaskRe
 func (r *taskRun) store(record messages.TaskResult, letter *messages.DeadLetter) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.rt.life), settleWait)
 	defer cancel()
-	if letter != nil {
-		if _, err := r.rt.cluster.StoreDeadLetter(ctx, *letter); err != nil {
-			r.problem("dead letter", err)
-			r.giveBack(time.Second)
-			return
-		}
-		r.letters.Add(1)
-		r.rt.sys.Publish(messages.Event{
-			Kind: messages.DeadLetterStored, Pipeline: letter.Pipeline, Source: sinks.DeadLettersName, Reason: letter.Reason,
-			Data: map[string]any{"id": letter.ID, "task_type": letter.Type, "error_type": letter.ErrorType},
-		})
-		r.p.Offer(letter, sinks.DeadLettersName)
+	if letter != nil && !r.keep(ctx, letter) {
+		return
 	}
-	err := r.rt.cluster.PublishResult(ctx, record, r.d.Task.Reply)
+	_, err := r.rt.cluster.PublishResult(ctx, record, &r.d.Task)
 	if errors.Is(err, messages.ErrInvalid) && record.Outcome.Good() { // the value is too large to be stored
 		r.end(actors.Result[any]{Outcome: messages.Failure, Err: fmt.Errorf("result: %w", err), Attempts: record.Attempts, Duration: record.Duration}, messages.ReasonUnserialised)
 		return
@@ -244,27 +278,54 @@ func (r *taskRun) store(record messages.TaskResult, letter *messages.DeadLetter)
 		r.giveBack(time.Second)
 		return
 	}
-	r.resolve(ctx, &record)
-	r.ack(ctx)
+	r.finish(ctx, &record)
 }
 
-// resolve closes the dead letter that the task was replayed from.
-func (r *taskRun) resolve(ctx context.Context, record *messages.TaskResult) {
+// keep stores a dead letter. It reports false when that ended the delivery: the letter could not be stored, or the
+// task has its result, from a node that took it over while this one was thought dead.
+func (r *taskRun) keep(ctx context.Context, letter *messages.DeadLetter) bool {
+	over, err := r.over(ctx)
+	if over {
+		return false
+	}
+	if err == nil {
+		_, err = r.rt.cluster.StoreDeadLetter(ctx, *letter)
+	}
+	if err != nil {
+		r.problem("dead letter", err)
+		r.giveBack(time.Second)
+		return false
+	}
+	r.letters.Add(1)
+	r.rt.sys.Publish(messages.Event{
+		Kind: messages.DeadLetterStored, Pipeline: letter.Pipeline, Source: sinks.DeadLettersName, Reason: letter.Reason,
+		Data: map[string]any{"id": letter.ID, "task_type": letter.Type, "error_type": letter.ErrorType},
+	})
+	r.p.Offer(letter, sinks.DeadLettersName)
+	return true
+}
+
+// finish closes the dead letter that the task was replayed from, and acknowledges the task.
+func (r *taskRun) finish(ctx context.Context, record *messages.TaskResult) {
 	t := &r.d.Task
-	if t.Replay == 0 || t.DeadLetterID == "" {
-		return
+	if t.Replay > 0 && t.DeadLetterID != "" {
+		err := r.rt.cluster.ResolveDeadLetter(ctx, t.DeadLetterID, record.Outcome, record.DeadLetterID)
+		// It may have aged away, or an operator may have released it: then it is theirs.
+		if err != nil && !errors.Is(err, messages.ErrNotFound) && !errors.Is(err, messages.ErrConflict) {
+			r.problem("dead letter's state", err)
+			r.giveBack(time.Second)
+			return
+		}
 	}
-	err := r.rt.cluster.ResolveDeadLetter(ctx, t.DeadLetterID, record.Outcome, record.DeadLetterID)
-	if err != nil && !errors.Is(err, messages.ErrNotFound) { // it may have aged away
-		r.problem("dead letter's state", err)
-	}
+	r.ack(ctx)
 }
 
 func (r *taskRun) ack(ctx context.Context) {
 	if !r.settle() {
 		return
 	}
-	defer r.p.Release(1)
+	defer r.free()
+	r.refusals.forget(r.d.Task.Sequence)
 	if err := r.d.Ack(ctx); err != nil {
 		r.problem("acknowledgement", err) // it may come again, and then ends at once: its result is known
 	}
@@ -274,9 +335,20 @@ func (r *taskRun) giveBack(delay time.Duration) {
 	if !r.settle() {
 		return
 	}
-	defer r.p.Release(1)
+	defer r.free()
 	if err := r.d.Nak(delay); err != nil {
 		r.problem("giving back", err)
+	}
+}
+
+// free gives the slot back when nothing holds it any more, and lets the consumer know that there is room.
+func (r *taskRun) free() {
+	if r.holds.Add(-1) > 0 {
+		return
+	}
+	r.p.Release(1)
+	if k := r.consumer.Load(); k != nil {
+		k.Wake()
 	}
 }
 

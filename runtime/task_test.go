@@ -16,6 +16,7 @@ import (
 	"github.com/forseti-go/forseti/actors/policy"
 	"github.com/forseti-go/forseti/cluster"
 	"github.com/forseti-go/forseti/cluster/clustertest"
+	"github.com/forseti-go/forseti/cluster/embedded"
 	"github.com/forseti-go/forseti/messages"
 	"github.com/forseti-go/forseti/runtime"
 )
@@ -33,7 +34,12 @@ type receipt struct {
 // node starts a runtime with its own connection to a server of the test's.
 func node(t *testing.T) (*runtime.Runtime, *cluster.Cluster) {
 	t.Helper()
-	c := clustertest.Connect(t, clustertest.Server(t), "n1")
+	return nodeOf(t, clustertest.Server(t))
+}
+
+func nodeOf(t *testing.T, srv *embedded.Server) (*runtime.Runtime, *cluster.Cluster) {
+	t.Helper()
+	c := clustertest.Connect(t, srv, "n1")
 	rt, err := runtime.Start(t.Context(), runtime.Config{}, runtime.WithCluster(c), runtime.WithLogger(slog.New(slog.DiscardHandler)))
 	require.NoError(t, err)
 	t.Cleanup(func() {
@@ -297,7 +303,7 @@ func TestKillSwitchHoldsTasksBack(t *testing.T) {
 	p := pipeline(t, rt, runtime.Spec{Guards: []actors.Guard{actors.KillSwitch()}})
 	handle(t, rt, p, runtime.TaskConfig{}, func(context.Context, runtime.Task[order]) (any, error) { return ran.Add(1), nil })
 	order := messages.KillState{Scope: messages.TypeScope("charge"), On: true, Reason: "fire", By: "ops"}
-	_, acks, err := c.SetKillAwait(t.Context(), order, 300*time.Millisecond)
+	_, acks, err := c.SetKillAwait(t.Context(), order, 5*time.Second, func(acks []cluster.KillAck) bool { return len(acks) == 1 })
 	require.NoError(t, err)
 	require.Len(t, acks, 1)
 	require.Equal(t, "n1", acks[0].Node)
@@ -313,34 +319,74 @@ func TestKillSwitchHoldsTasksBack(t *testing.T) {
 	require.ErrorIs(t, rt.Kill(t.Context(), messages.KillState{Scope: "planet", On: true, Reason: "x", By: "x"}), messages.ErrInvalid)
 }
 
-// A task whose result is stored, and whose acknowledgement was lost, is not run again.
+// A task that ended, and whose acknowledgement was lost, is not run again: neither when its result is stored, nor when
+// only its dead letter is.
 func TestRedeliveredTaskThatEndedIsOnlyAcknowledged(t *testing.T) {
 	rt, c := node(t)
-	require.NoError(t, c.PublishResult(t.Context(), messages.TaskResult{TaskID: "done", Type: "charge", Outcome: messages.Success, Value: []byte("1")}, ""))
-	dead := messages.DeadLetter{ID: messages.DeadLetterID("dead", 0), TaskID: "dead", Type: "charge", Pipeline: "charge", Reason: messages.ReasonFailure, Outcome: messages.Failure, Error: "boom", Body: []byte("{}")}
-	_, err := c.StoreDeadLetter(t.Context(), dead)
-	require.NoError(t, err)
 	var ran atomic.Int64
-	first := make(chan struct{}, 2)
 	p := pipeline(t, rt, runtime.Spec{})
-	handle(t, rt, p, runtime.TaskConfig{}, func(_ context.Context, t runtime.Task[order]) (any, error) {
-		if t.Delivery == 1 {
-			first <- struct{}{}
-			return nil, messages.Retry(0, errBoom) // comes again, as after a crash
+	handle(t, rt, p, runtime.TaskConfig{}, func(ctx context.Context, task runtime.Task[order]) (any, error) {
+		if ran.Add(1); task.ID == "done" {
+			_, err := c.PublishResult(ctx, messages.TaskResult{TaskID: "done", Type: "charge", Outcome: messages.Success, Value: []byte("1")}, &task.Task)
+			require.NoError(t, err)
+		} else {
+			d := messages.DeadLetterOf(&task.Task)
+			d.Pipeline, d.Reason, d.Outcome, d.Error = "charge", messages.ReasonFailure, messages.Failure, "boom"
+			_, err := c.StoreDeadLetter(ctx, d)
+			require.NoError(t, err)
 		}
-		ran.Add(1)
-		return 2, nil
+		return nil, messages.Retry(0, errBoom) // comes again, as after a crash
 	})
 	for _, id := range []string{"done", "dead"} {
 		send(t, c, messages.Task{ID: id, Type: "charge", Body: []byte("{}")})
-		<-first
 	}
 	r := result(t, c, "dead", 0)
-	require.Equal(t, dead.ID, r.DeadLetterID)
+	require.NotEmpty(t, r.DeadLetterID)
 	require.Equal(t, messages.Failure, r.Outcome)
 	require.JSONEq(t, "1", string(result(t, c, "done", 0).Value))
-	require.Eventually(t, func() bool { used := rt.TaskStats("charge"); return used.Received == 4 }, 5*time.Second, 5*time.Millisecond)
-	require.Zero(t, ran.Load())
+	require.Eventually(t, func() bool { return rt.TaskStats("charge").Received == 4 }, 5*time.Second, 5*time.Millisecond)
+	require.EqualValues(t, 2, ran.Load())
+}
+
+// An id that is used again is another task: what is known of the first is not its end.
+func TestTaskIDUsedAgain(t *testing.T) {
+	srv := clustertest.Server(t)
+	rt, c := nodeOf(t, srv)
+	nc, err := nats.Connect(srv.URL())
+	require.NoError(t, err)
+	defer nc.Close()
+	handle(t, rt, pipeline(t, rt, runtime.Spec{}), runtime.TaskConfig{}, func(_ context.Context, task runtime.Task[order]) (any, error) {
+		if task.Delivery == 1 && task.Value.Order == 2 {
+			return nil, messages.Retry(0, errBoom) // its second delivery looks for what is known
+		}
+		if task.Value.Order < 3 {
+			return nil, messages.DeadLetterNow(fmt.Errorf("order %d", task.Value.Order))
+		}
+		return task.Value.Order, nil
+	})
+	var letters []string
+	var last time.Time
+	for n := 1; n <= 3; n++ {
+		m := nats.NewMsg("forseti.v1.task.charge") // with message ids of their own: Send would keep the second one out
+		m.Data = fmt.Appendf(nil, `{"order":%d}`, n)
+		m.Header.Set("Nats-Msg-Id", fmt.Sprint("m", n))
+		m.Header.Set(messages.HeaderTaskID, "same")
+		_, err := nc.RequestMsg(m, time.Second)
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		r, err := c.AwaitResultAfter(ctx, "same", 0, last)
+		cancel()
+		require.NoError(t, err)
+		last = r.StoredAt
+		if n < 3 {
+			require.Contains(t, r.Error, fmt.Sprint("order ", n))
+			letters = append(letters, r.DeadLetterID)
+			require.JSONEq(t, string(m.Data), string(letter(t, c, r.DeadLetterID).Body))
+		} else {
+			require.Equal(t, messages.Success, r.Outcome)
+		}
+	}
+	require.NotEqual(t, letters[0], letters[1], "each failure has a letter of its own")
 }
 
 func TestPoisonedTaskIsPutAside(t *testing.T) {

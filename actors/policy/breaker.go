@@ -18,7 +18,8 @@ type Breaker struct {
 	Window time.Duration
 	// Consecutive trips the breaker at that many failures without a success between them. Default off.
 	Consecutive int
-	// OpenFor is how long it refuses before it probes. Default 30 s.
+	// OpenFor is how long it refuses before it probes. A probe that has not ended after as long again counts as
+	// failed. Default 30 s.
 	OpenFor time.Duration
 	// Probes is how many calls may run at once while half-open. Default 3.
 	Probes int
@@ -100,6 +101,7 @@ type BreakerFact struct {
 	// Seen is the number of successes counted in that epoch, read before the fact was sent. The core credits
 	// what is new in it first, so that successes on their way can never be missing when a failure is judged.
 	Seen     uint64
+	Out      int32 // half-open calls of that epoch that have not ended
 	Now      Instant
 	Settings *Breaker // of Reconfigured only: complete and valid
 }
@@ -112,6 +114,8 @@ type BreakerSnapshot struct {
 	// Probes is how many calls may be in flight once probing.
 	Probes int32
 	Trips  uint64 // how often it opened since it was made
+	// Hung says that it opened because probes did not end: they count no longer among those in flight.
+	Hung bool
 	// Good and Bad are the window's counts that led to this state; Run is the run of failures.
 	Good, Bad uint64
 	Run       int
@@ -123,10 +127,11 @@ type BreakerCore struct {
 	snap     BreakerSnapshot
 	now      Instant
 	window   stats.Window
-	credited uint64 // successes of this epoch that the window already holds
-	run      int    // failures since the last success
-	passed   int    // successful probes of this epoch
-	idle     int    // ticks since evidence last arrived
+	credited uint64  // successes of this epoch that the window already holds
+	run      int     // failures since the last success
+	passed   int     // successful probes of this epoch
+	since    Instant // the last sign of life while half-open
+	idle     int     // ticks since evidence last arrived
 }
 
 // NewBreaker makes a core from complete and valid settings. With the last snapshot of an earlier incarnation it
@@ -167,13 +172,17 @@ func (c *BreakerCore) Apply(f BreakerFact) bool {
 	return false
 }
 
-// Next is when a tick is due: at the edge of the bucket while evidence arrives, never when idle. An open
-// breaker needs none either: the first call that comes late enough brings the tick.
+// Next is when a tick is due: at the edge of the bucket while evidence arrives, never when idle; when half-open, at the
+// end of the patience with its probes. An open breaker needs none: the first call that comes late enough brings the
+// tick.
 func (c *BreakerCore) Next() Instant {
-	if c.snap.State != Closed || c.idle > stats.Buckets {
-		return 0
+	switch {
+	case c.snap.State == HalfOpen:
+		return c.since.Add(c.snap.Settings.OpenFor)
+	case c.snap.State == Closed && c.idle <= stats.Buckets:
+		return Instant(c.window.NextEdge())
 	}
-	return Instant(c.window.NextEdge())
+	return 0
 }
 
 // Credited is how many coalesced successes of this epoch have been counted; an idle breaker whose reading is
@@ -214,13 +223,22 @@ func (c *BreakerCore) judge() bool {
 
 func (c *BreakerCore) applyHalfOpen(f BreakerFact) bool {
 	switch f.Kind {
+	case Ticked:
+		if c.now < c.since.Add(c.snap.Settings.OpenFor) {
+			return false
+		}
+		if c.since = c.now; f.Out > 0 { // nobody came, or nobody came back
+			c.become(Open)
+			c.snap.Hung = true
+			return true
+		}
 	case ProbeFailed:
 		c.window.Bad(1)
 		c.run++
 		return c.become(Open)
 	case ProbeSucceeded:
 		c.window.Good(1)
-		c.run = 0
+		c.run, c.since = 0, c.now
 		if c.passed++; c.passed >= c.snap.Settings.Successes {
 			return c.become(Closed)
 		}
@@ -235,6 +253,7 @@ func (c *BreakerCore) become(s BreakerState) bool {
 		State: s, Epoch: c.snap.Epoch + 1, Probes: c.snap.Probes, Trips: c.snap.Trips,
 		Good: good, Bad: bad, Run: c.run, Settings: c.snap.Settings,
 	}
+	c.since = c.now
 	if s == Open {
 		c.snap.Trips++
 		c.snap.Until = c.now.Add(c.snap.Settings.OpenFor)

@@ -2,6 +2,9 @@ package policy
 
 import "time"
 
+// maxLimit keeps instants from overflowing.
+const maxLimit = 365 * 24 * time.Hour
+
 // Timeout is the settings of a limit on the whole of what it wraps: all attempts and the waits between them.
 //
 // On Do the limit is cooperative: the function's context ends at the limit, and the outcome is timeout even if
@@ -20,7 +23,7 @@ func (t Timeout) WithDefaults() Config { return t }
 // Validate refuses a limit of zero or less.
 func (t Timeout) Validate() error {
 	var c checks
-	c.want(t.Limit > 0, "timeout.Limit", t.Limit, "more than 0")
+	c.want(t.Limit > 0 && t.Limit <= maxLimit, "timeout.Limit", t.Limit, "more than 0, at most a year")
 	return c.err()
 }
 
@@ -38,7 +41,7 @@ func (t AttemptTimeout) WithDefaults() Config { return t }
 // Validate refuses a limit of zero or less.
 func (t AttemptTimeout) Validate() error {
 	var c checks
-	c.want(t.Limit > 0, "attempt_timeout.Limit", t.Limit, "more than 0")
+	c.want(t.Limit > 0 && t.Limit <= maxLimit, "attempt_timeout.Limit", t.Limit, "more than 0, at most a year")
 	return c.err()
 }
 

@@ -9,7 +9,9 @@ import (
 type Retry struct {
 	// Attempts is how often the function is called at most, the first call included. Default 3.
 	Attempts int
-	// Backoff says how long to wait between attempts. The zero value means Exponential(100ms, 10s).
+	// Backoff says how long to wait between attempts. The zero value means Exponential(100ms, 10s). An error that
+	// has a method RetryAfter() time.Duration, and a refusal, may ask for a longer wait, of up to a minute or
+	// Backoff.Max; one that asks for more than that is not tried again.
 	Backoff Backoff
 	// If narrows which errors are tried again; nil means all. It must be quick and must not panic. It is not asked
 	// about refusals by inner policies, cancellations, or errors made by messages.Retry, Discard and DeadLetterNow.

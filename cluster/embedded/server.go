@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -24,6 +25,21 @@ import (
 
 // startLimit bounds the start; recovering large streams takes a while.
 const startLimit = time.Minute
+
+// ErrInUse says that another server has the directory or the port.
+var ErrInUse = errors.New("in use")
+
+// inUse matches ErrInUse and messages.ErrConflict, whose own text would not explain anything here.
+type inUse struct {
+	what  string
+	cause error // may be nil
+}
+
+func (e *inUse) Error() string { return e.what }
+
+func (e *inUse) Is(target error) bool { return target == ErrInUse || target == messages.ErrConflict }
+
+func (e *inUse) Unwrap() error { return e.cause }
 
 // Server is a running nats-server. It is itself the provider that lets clients of this process connect
 // without a socket.
@@ -39,8 +55,8 @@ type Server struct {
 }
 
 // Start runs a server and returns when clients can connect and JetStream is there. Errors name what is in
-// the way: a [messages.FieldError] for the configuration or the data directory, [messages.ErrConflict] when
-// another server has the directory or the port.
+// the way: a [messages.FieldError] for the configuration or the data directory, [ErrInUse] when another
+// server has the directory or the port.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
 	cfg = cfg.WithDefaults()
 	if err := cfg.Validate(); err != nil {
@@ -128,7 +144,7 @@ func (s *Server) prepareDir() (string, error) {
 	lock, err := lockDir(filepath.Join(dir, "forseti.lock"))
 	switch {
 	case errors.Is(err, errLocked):
-		return "", fmt.Errorf("data directory %s: %w: another server uses it", dir, messages.ErrConflict)
+		return "", &inUse{what: "data directory " + dir + " is in use: another server uses it"}
 	case err != nil:
 		return "", bad("a directory that can be written", err)
 	}
@@ -142,8 +158,11 @@ func (s *Server) probePort() error {
 		return nil
 	}
 	l, err := net.Listen("tcp", net.JoinHostPort(strings.Trim(s.cfg.Host, "[]"), strconv.Itoa(s.cfg.Port)))
-	if err != nil {
-		return fmt.Errorf("port %d of %s: %w: is another server running there? %w", s.cfg.Port, s.cfg.Host, messages.ErrConflict, err)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return &inUse{what: fmt.Sprintf("port %d of %s is in use: is another server running there?", s.cfg.Port, s.cfg.Host), cause: err}
+	case err != nil:
+		return fmt.Errorf("port %d of %s: %w", s.cfg.Port, s.cfg.Host, err)
 	}
 	return l.Close()
 }

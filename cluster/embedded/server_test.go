@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -73,7 +74,10 @@ func TestDataDirInTheWay(t *testing.T) {
 func TestTwoServersCannotShareADirectory(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "made", "by", "start")
 	s := start(t, embedded.Config{DataDir: dir, NoListen: true})
-	require.ErrorIs(t, refused(t, embedded.Config{DataDir: dir, NoListen: true}, "another server uses it", dir), messages.ErrConflict)
+	err := refused(t, embedded.Config{DataDir: dir, NoListen: true}, "is in use: another server uses it", dir)
+	require.ErrorIs(t, err, embedded.ErrInUse)
+	require.ErrorIs(t, err, messages.ErrConflict)
+	require.NotContains(t, err.Error(), messages.ErrConflict.Error())
 	require.NoError(t, s.Shutdown(t.Context()))
 	start(t, embedded.Config{DataDir: dir, NoListen: true})
 }
@@ -83,8 +87,11 @@ func TestPortInUse(t *testing.T) {
 	require.NoError(t, err)
 	defer l.Close()
 	port := l.Addr().(*net.TCPAddr).Port
-	err = refused(t, embedded.Config{Memory: true, Port: port}, "port "+strconv.Itoa(port))
-	require.ErrorIs(t, err, messages.ErrConflict)
+	err = refused(t, embedded.Config{Memory: true, Port: port}, "port "+strconv.Itoa(port)+" of 127.0.0.1 is in use")
+	for _, target := range []error{embedded.ErrInUse, messages.ErrConflict, syscall.EADDRINUSE} {
+		require.ErrorIs(t, err, target)
+	}
+	require.NotContains(t, err.Error(), messages.ErrConflict.Error())
 }
 
 func TestUnusableStore(t *testing.T) {

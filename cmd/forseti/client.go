@@ -50,15 +50,36 @@ func (s *session) bounded(ctx context.Context) (context.Context, context.CancelF
 	return context.WithTimeout(ctx, s.limit)
 }
 
-// await waits for the result of a task, until --timeout.
-func (s *session) await(ctx context.Context, id string, replay int) (messages.TaskResult, error) {
+// await waits for the result of a task, until --timeout. One stored at after or before does not count: an earlier use
+// of the id left it.
+func (s *session) await(ctx context.Context, id string, replay int, after time.Time) (messages.TaskResult, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	r, err := s.AwaitResult(ctx, id, replay)
+	r, err := s.AwaitResultAfter(ctx, id, replay, after)
 	if errors.Is(err, context.DeadlineExceeded) {
-		err = &failure{err: fmt.Errorf("task %s has no result after %v", id, s.limit), code: exitTimeout}
+		err = &failure{err: fmt.Errorf("task %s has no result after %v%s", id, s.limit, s.held()), code: exitTimeout}
 	}
 	return r, tryTo(err, "forseti task get "+id+" --wait --timeout 1m")
+}
+
+// held says which orders of the kill switch may be what a task waits for.
+func (s *session) held() string {
+	ctx, cancel := s.bounded(context.Background())
+	defer cancel()
+	states, err := s.KillStates(ctx)
+	if err != nil {
+		return ""
+	}
+	var on []string
+	for _, st := range states {
+		if st.On {
+			on = append(on, fmt.Sprintf("%s: %s (%s)", st.Scope, cell(st.Reason, 100), cell(st.By, 64)))
+		}
+	}
+	if len(on) == 0 {
+		return ""
+	}
+	return "; the kill switch is on for " + strings.Join(on, "; ")
 }
 
 // hangUp bounds the end of a client's connection: all it sent was acknowledged already.

@@ -35,9 +35,13 @@ func TestTaskSendTakesBodyAndHeaders(t *testing.T) {
 	i := install(t)
 	body := func(t *testing.T, id string) messages.DeadLetter {
 		t.Helper()
-		d, err := i.cl.DeadLetter(t.Context(), messages.DeadLetterID(id, 0))
-		require.NoError(t, err)
-		return d.Letter
+		for _, l := range i.letters(t) {
+			if l.Letter.TaskID == id {
+				return l.Letter
+			}
+		}
+		t.Fatal("no letter of task " + id)
+		return messages.DeadLetter{}
 	}
 	file := filepath.Join(t.TempDir(), "body.json")
 	require.NoError(t, os.WriteFile(file, []byte(`{"from":"file"}`), 0o600))
@@ -134,7 +138,7 @@ func TestDeadLettersAreListed(t *testing.T) {
 
 func TestDeadLetterIsShown(t *testing.T) {
 	i := failed(t)
-	id := messages.DeadLetterID("a", 0)
+	id := i.letters(t)[0].Letter.ID
 	golden(t, "dlq_show.json", good(t, "dlq", "show", id, "--nats", i.nats, "-o", "json"))
 	golden(t, "dlq_show_body.json", good(t, "dlq", "show", id, "--body", "--nats", i.nats, "-o", "json"))
 	require.Equal(t, `{"order":17}`, good(t, "dlq", "show", id, "--body", "-q", "--nats", i.nats))
@@ -145,10 +149,11 @@ func TestDeadLetterIsShown(t *testing.T) {
 
 func TestDeadLettersAreReplayed(t *testing.T) {
 	i := failed(t)
-	a := cli(t, "dlq", "replay", messages.DeadLetterID("a", 0), "--wait", "--by", "tester", "--nats", i.nats, "-o", "json")
+	id := i.letters(t)[0].Letter.ID
+	a := cli(t, "dlq", "replay", id, "--wait", "--by", "tester", "--nats", i.nats, "-o", "json")
 	require.Equal(t, exitFailed, a.code)
 	golden(t, "dlq_replay_wait.json", a.out)
-	bad(t, exitConflict, "it is resolved, by tester", "dlq", "replay", messages.DeadLetterID("a", 0), "--nats", i.nats, "-q", "-o", "json")
+	bad(t, exitConflict, "it is resolved, by tester", "dlq", "replay", id, "--nats", i.nats, "-q", "-o", "json")
 	bad(t, exitNotFound, "not found", "dlq", "replay", "nope", "--nats", i.nats, "-q", "-o", "json")
 	require.Len(t, i.letters(t), 3)
 	out := good(t, "dlq", "replay", "--all", "--by", "tester", "--nats", i.nats, "-o", "json")
@@ -159,7 +164,26 @@ func TestDeadLettersAreReplayed(t *testing.T) {
 
 func TestReplayOfTwoLettersOneUnknown(t *testing.T) {
 	i := failed(t)
-	bad(t, exitNotFound, "1 of 2 failed, the first: dead letter nope: not found", "dlq", "replay", "nope", messages.DeadLetterID("a", 0), "--nats", i.nats, "-q")
+	bad(t, exitNotFound, "1 of 2 failed, the first: dead letter nope: not found", "dlq", "replay", "nope", i.letters(t)[0].Letter.ID, "--nats", i.nats, "-q")
+}
+
+func TestDeadLetterIsReleased(t *testing.T) {
+	i := failed(t)
+	id := i.letters(t)[0].Letter.ID
+	bad(t, exitConflict, "it is pending", "dlq", "release", id, "--nats", i.nats)
+	good(t, "kill", "on", "--reason", "so that the replay waits", "--wait", "--nats", i.nats)
+	good(t, "dlq", "replay", id, "--nats", i.nats)
+	golden(t, "dlq_release.json", good(t, "dlq", "release", id, "--nats", i.nats, "-o", "json"))
+	require.Equal(t, messages.Pending, i.letters(t)[0].State)
+}
+
+func TestKillSwitchOfAScopeThatNobodyHas(t *testing.T) {
+	i := install(t)
+	bad(t, exitNotFound, "no node that answered has pipeline=paymints", "kill", "on", "--scope", "pipeline=paymints", "--reason", "r", "--wait", "--nats", i.nats, "-q")
+	good(t, "kill", "on", "--scope", "pipeline=payments", "--reason", "r", "--wait", "--nats", i.nats)
+	a := cli(t, "task", "send", "charge", "{}", "--wait", "--timeout", "300ms", "--nats", i.nats)
+	require.Equal(t, exitTimeout, a.code)
+	require.Contains(t, a.errOut, "the kill switch is on for pipeline=payments: r", "what the task waits for is said")
 }
 
 func TestKillSwitch(t *testing.T) {

@@ -62,10 +62,9 @@ and the payment service have on record, and exits with 1 if a claim does not hol
 func newPaymentCommand() *cobra.Command {
 	cfg := payment.Config{}
 	cmd := &cobra.Command{
-		Use:    "payment",
-		Short:  "The payment service of the demonstration; it ends when its input does",
-		Hidden: true,
-		Args:   cobra.NoArgs,
+		Use:   "payment",
+		Short: "A payment service to try things with, as in the demonstration; it ends when its input does",
+		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg.Alive, cfg.Out = cmd.InOrStdin(), cmd.OutOrStdout()
 			ctx := cmd.Context()

@@ -14,10 +14,10 @@ import (
 )
 
 func newDeadLetterCommand() *cobra.Command {
-	cmd := parent(&cobra.Command{Use: "dlq", Short: "List, show and replay dead letters"})
+	cmd := parent(&cobra.Command{Use: "dlq", Short: "List, show and replay dead letters, and give back leases"})
 	var client clientFlags
 	client.bind(cmd.PersistentFlags())
-	cmd.AddCommand(newLettersCommand(&client), newLetterCommand(&client), newReplayCommand(&client))
+	cmd.AddCommand(newLettersCommand(&client), newLetterCommand(&client), newReplayCommand(&client), newReleaseCommand(&client))
 	return cmd
 }
 
@@ -46,6 +46,28 @@ func newLettersCommand(client *clientFlags) *cobra.Command {
 	flags.StringVar(&filter.Reason, "reason", "", "only those with a `reason`: failure, timeout, rejected-by-breaker, ...")
 	flags.IntVar(&filter.Limit, "limit", cluster.DefaultDeadLetterLimit, "show so many at most")
 	return cmd
+}
+
+func newReleaseCommand(client *clientFlags) *cobra.Command {
+	return &cobra.Command{
+		Use: "release ID", Short: "Make a leased dead letter pending again", Args: cobra.ExactArgs(1),
+		Long: `Make a leased dead letter pending again. A letter is leased from the moment it is replayed until its task has ended; it
+stays so if whoever replayed it died in between. Look first whether the replay has a result: if it still runs, replaying
+it again makes it run twice.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return client.run(cmd, func(ctx context.Context, s *session) error {
+				ctx, cancel := s.bounded(ctx)
+				defer cancel()
+				if err := s.ReleaseDeadLetter(ctx, args[0]); err != nil {
+					return tryTo(err, "forseti dlq show "+args[0])
+				}
+				if s.json {
+					return s.document(map[string]string{"id": args[0], "state": string(messages.Pending)})
+				}
+				return s.fields("letter", args[0], "state", string(messages.Pending))
+			})
+		},
+	}
 }
 
 func (s *session) letters(letters []cluster.DeadLetterInfo, limit int) error {

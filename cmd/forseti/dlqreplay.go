@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -114,7 +115,7 @@ func (f *replayFlags) replay(ctx context.Context, s *session, id string) (replay
 }
 
 func (f *replayFlags) await(ctx context.Context, s *session, v *replayView) error {
-	r, err := s.await(ctx, v.TaskID, v.Replay)
+	r, err := s.await(ctx, v.TaskID, v.Replay, time.Time{})
 	if err != nil {
 		v.Error = oneLine(err)
 		return err

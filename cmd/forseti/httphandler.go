@@ -24,7 +24,7 @@ const maxAnswer = 1 << 20
 type httpHandler struct {
 	typ   string
 	url   string
-	shown string // the URL without a password
+	shown string // scheme, host and path: the rest may hold secrets
 	limit time.Duration
 	http  *http.Client
 }
@@ -32,7 +32,7 @@ type httpHandler struct {
 func newHTTPHandler(typ string, u *url.URL, concurrency int, limit time.Duration) *httpHandler {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = 0, concurrency
-	return &httpHandler{typ: typ, url: u.String(), shown: u.Redacted(), limit: limit, http: &http.Client{
+	return &httpHandler{typ: typ, url: u.String(), shown: u.Scheme + "://" + u.Host + u.Path, limit: limit, http: &http.Client{
 		Transport: transport,
 		// A redirect would turn the POST into a GET, or send the task where nobody said it should go.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },

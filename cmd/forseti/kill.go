@@ -75,7 +75,7 @@ func newKillOrderCommand(client *clientFlags, on bool) *cobra.Command {
 	flags.StringVar(&scope, "scope", string(messages.Global), "what: global, pipeline=`name` or type=name")
 	flags.StringVar(&reason, "reason", "", "`why`; required")
 	flags.BoolVar(&wait, "wait", false, "collect the nodes' answers, for a second, and show how long each took")
-	flags.IntVar(&nodes, "nodes", 1, "with --wait: fail when fewer nodes answer")
+	flags.IntVar(&nodes, "nodes", 0, "with --wait: wait for so many answers, and fail when there are fewer")
 	byFlag(cmd, &by)
 	return cmd
 }
@@ -84,15 +84,23 @@ func (s *session) order(ctx context.Context, order messages.KillState, wait bool
 	var acks []cluster.KillAck
 	var err error
 	if wait {
-		order, acks, err = s.SetKillAwait(ctx, order, min(ackWindow, s.limit/2))
+		enough := func(acks []cluster.KillAck) bool { return nodes > 0 && len(acks) >= nodes }
+		order, acks, err = s.SetKillAwait(ctx, order, min(ackWindow, s.limit/2), enough)
 	} else {
 		order, err = s.SetKill(ctx, order)
 	}
 	if err != nil {
 		return err
 	}
-	if err := s.ordered(order, acks); err != nil || !wait || len(acks) >= nodes {
+	if err := s.ordered(order, acks); err != nil || !wait {
 		return err
+	}
+	if len(acks) > 0 && !slices.ContainsFunc(acks, func(a cluster.KillAck) bool { return a.Concerned }) {
+		err := fmt.Errorf("the order is stored, but no node that answered has %s", order.Scope)
+		return tryTo(&failure{err: err, code: exitNotFound}, "forseti kill status, and look for a slip of the pen; take it back by kill off")
+	}
+	if len(acks) >= max(nodes, 1) {
+		return nil
 	}
 	late := fmt.Errorf("the order is stored, but only %d of %d nodes said within %v that it is in force", len(acks), nodes, ackWindow)
 	if len(acks) == 0 {

@@ -73,7 +73,7 @@ func TestNodeConfig(t *testing.T) {
 	require.Equal(t, "s3cret", cfg.cluster.Token)
 	require.True(t, cfg.server.SyncAlways)
 	require.Len(t, cfg.handlers, 2)
-	require.Equal(t, "http://me:xxxxx@a/b", cfg.handlers[0].shown)
+	require.Equal(t, "http://a/b", cfg.handlers[0].shown)
 	require.Contains(t, cfg.spec.Layers, policy.Config(policy.AttemptTimeout{Limit: 5 * time.Second}))
 }
 

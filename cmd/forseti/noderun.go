@@ -48,7 +48,7 @@ func (cfg *nodeConfig) run(ctx context.Context, stderr io.Writer) error {
 	}
 	n.announce(stderr, cfg)
 	<-ctx.Done()
-	n.log.Info("draining", slog.Duration("limit", cfg.drain))
+	n.log.Info("draining", slog.String("limit", cfg.drain.String()))
 	if err := n.stop(cfg.drain); err != nil {
 		return tryTo(&failure{err: err, code: exitTimeout}, "a longer --drain: what was in hand is delivered again, and runs twice")
 	}
@@ -200,6 +200,9 @@ func (n *node) announce(w io.Writer, cfg *nodeConfig) {
 	line("node", "%s", n.rt.Node())
 	for _, h := range cfg.handlers {
 		line("task", "%s -> %s", h.typ, h.shown)
+	}
+	if len(types) == 0 {
+		line("task", "none: this node takes no tasks; --task type=http://host/path makes it take some")
 	}
 	if cfg.server != nil {
 		line("data", "%s", cfg.server.DataDir)

@@ -78,7 +78,7 @@ dead letter is kept. A task that has ended already is not changed, and what is s
 // read reads a task's record, waiting for it if that is asked.
 func (s *session) read(ctx context.Context, id string, wait bool) (messages.TaskResult, error) {
 	if wait {
-		return s.await(ctx, id, 0)
+		return s.await(ctx, id, 0, time.Time{})
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()

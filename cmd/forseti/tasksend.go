@@ -18,6 +18,8 @@ import (
 const (
 	maxBody  = 8 << 20 // no server of ours takes more
 	maxCount = 100_000
+
+	dedupeWindow = 2*time.Minute + 10*time.Second // how long an id is stored once, and some doubt about the clocks
 )
 
 // sendFlags are those of `forseti task send`.
@@ -146,6 +148,8 @@ type sentView struct {
 	Stream   string               `json:"stream"`
 	Sequence uint64               `json:"sequence"`
 	Result   *messages.TaskResult `json:"result,omitempty"`
+
+	before time.Time // when an earlier task of that id got its result
 }
 
 // send stores the tasks, waits for their ends if that is asked, and prints them: as a list if list is set.
@@ -177,7 +181,7 @@ func (f *sendFlags) send(ctx context.Context, s *session, t messages.Task, list 
 		if !f.wait || failed != nil {
 			break
 		}
-		r, err := s.await(ctx, sent[i].ID, 0)
+		r, err := s.await(ctx, sent[i].ID, 0, sent[i].before)
 		if err != nil {
 			failed = err
 			break
@@ -195,11 +199,18 @@ func (f *sendFlags) send(ctx context.Context, s *session, t messages.Task, list 
 func (f *sendFlags) sendOne(ctx context.Context, s *session, t messages.Task) (sentView, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
+	var before time.Time
+	if f.wait && t.ID != "" { // what an id used long ago left is not this task's result; a recent one is: it is stored once
+		old, err := s.Result(ctx, t.ID)
+		if err == nil && time.Since(old.StoredAt) > dedupeWindow {
+			before = old.StoredAt
+		}
+	}
 	t, err := s.Send(ctx, t)
 	if errors.Is(err, messages.ErrInvalid) && len(t.Body) > 1<<19 {
 		err = tryTo(err, "put the body elsewhere, and send where it is")
 	}
-	return sentView{ID: t.ID, Type: t.Type, Stream: t.Stream, Sequence: t.Sequence}, err
+	return sentView{ID: t.ID, Type: t.Type, Stream: t.Stream, Sequence: t.Sequence, before: before}, err
 }
 
 // print shows what was sent: one task with its end in full, many as a table.

@@ -61,7 +61,7 @@ func killSwitchObeyed(n Numbers) Claim {
 
 func refusedWait(n Numbers) Claim {
 	return Claim{
-		Name: "what an open breaker or the kill switch refuses waits in the stream",
+		Name: "what an open breaker or the kill switch refuses waits in the stream, unless a fallback answers",
 		Want: fmt.Sprintf("0 results with outcome rejected, fetching paused or tasks given back, and more tasks in the stream than the %d that the node holds", n.Capacity),
 		Measured: fmt.Sprintf("%s rejected; fetching paused %s, %s given back, up to %s in the stream at once", count(n.Rejected, "result"),
 			count(n.Pauses, "time"), count(n.Refused, "task"), number(n.Peak)),
@@ -71,7 +71,7 @@ func refusedWait(n Numbers) Claim {
 
 func lettersBalance(n Numbers) Claim {
 	line := func(l Letters) string {
-		return fmt.Sprintf("%s = %s pending + %s leased + %s resolved", number(l.Stored), number(l.Pending), number(l.Leased), number(l.Resolved))
+		return fmt.Sprintf("%s = %s pending + %s leased (under replay) + %s resolved", number(l.Stored), number(l.Pending), number(l.Leased), number(l.Resolved))
 	}
 	sum := func(l Letters) bool { return l.Stored == l.Pending+l.Leased+l.Resolved }
 	return Claim{

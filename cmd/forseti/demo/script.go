@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/forseti-go/forseti/cluster"
 	"github.com/forseti-go/forseti/cmd/forseti/payment"
 	"github.com/forseti-go/forseti/messages"
 )
@@ -59,8 +60,9 @@ func (p *play) until(ctx context.Context, share float64) error {
 func (p *play) act(title, format string, args ...any) {
 	now := p.tally()
 	if d := now.sub(p.before); d.started > 0 {
+		g := p.sampler.gauge()
 		text := fmt.Sprintf("         %s published, %s settled, %s in the stream; this act: %s",
-			number(p.producer.count()), number(p.sampler.gauge().settled), number(p.sampler.gauge().waiting), count(d.started, "attempt"))
+			number(g.sent), number(g.settled), number(g.waiting), count(d.started, "attempt"))
 		p.con.print(faint, "%s%s%s", text, clause(d.timeout, " timed out"), clause(d.failed, " failed"))
 	}
 	p.before = now
@@ -125,13 +127,16 @@ func (p *play) restart(ctx context.Context) error {
 	return p.until(ctx, killAt)
 }
 
+// heard is when the one node there is has answered.
+func heard(acks []cluster.KillAck) bool { return len(acks) > 0 }
+
 func (p *play) killSwitch(ctx context.Context) error {
 	on := min(1500*time.Millisecond, p.total*15/100)
 	p.act("KILL SWITCH", "an operator stops everything for %v, on a connection of their own", on)
 	order := messages.KillState{Scope: messages.Global, On: true, Reason: "demonstration of the kill switch", By: "operator"}
-	state, acks, err := p.operator.SetKillAwait(ctx, order, ackWait)
+	state, acks, err := p.operator.SetKillAwait(ctx, order, ackWait, heard)
 	for try := 0; err == nil && len(acks) == 0 && try < 10; try++ {
-		acks, err = p.operator.PushKill(ctx, state, ackWait)
+		acks, err = p.operator.PushKill(ctx, state, ackWait, heard)
 	}
 	if err != nil {
 		return err

@@ -118,7 +118,7 @@ func (s *stage) openOutside(ctx context.Context, seed uint64) (err error) {
 	if s.auditor, err = newAuditor(s.outside); err != nil {
 		return err
 	}
-	s.sampler, err = newSampler(ctx, s.auditor.js)
+	s.sampler, err = newSampler(ctx, s.auditor.js, s.producer.count)
 	return err
 }
 
