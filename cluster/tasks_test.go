@@ -50,7 +50,6 @@ func TestSendRefusesWhatNobodyCouldTake(t *testing.T) {
 		require.ErrorContains(t, err, part)
 	}
 	require.Zero(t, tasksLeft(t, js))
-
 }
 
 // TestTheLetterOfAnAcceptedTaskHoldsItsWholeBody sends the longest body there is room for, and fails it with as long
