@@ -357,8 +357,8 @@ func (p *Pipeline) Dropped() (records, letters uint64) {
 	return records, letters
 }
 
-// InFlight is how many asynchronous calls and tasks were accepted and have not ended; Abandoned is how many of
-// them were answered at their limit while their function still runs.
+// InFlight is how many asynchronous calls and tasks were accepted and have not ended, with the slots reserved for tasks
+// that are being fetched; abandoned is how many of them were answered at their limit while their function still runs.
 func (p *Pipeline) InFlight() (inFlight, abandoned int) {
 	return int(p.intake.used.Load()), int(p.abandoned.Load())
 }

@@ -128,9 +128,11 @@ func TestFallbackThatLeavesByGoexitKeptTheTask(t *testing.T) {
 		time.Sleep(50 * time.Millisecond)
 		return 1, nil
 	})
-	send(t, c, messages.Task{ID: "x", Type: "charge", Body: []byte("{}")})
-	require.Equal(t, messages.Failure, result(t, c, "x", 0).Outcome)
-	require.Eventually(t, func() bool { used, abandoned := p.InFlight(); return used+abandoned == 0 }, 5*time.Second, time.Millisecond)
+	for _, id := range []string{"x", "y"} { // the second one needs the slot of the first
+		send(t, c, messages.Task{ID: id, Type: "charge", Body: []byte("{}")})
+		require.Equal(t, messages.Failure, result(t, c, id, 0).Outcome)
+	}
+	require.Eventually(t, func() bool { _, abandoned := p.InFlight(); return abandoned == 0 }, 5*time.Second, time.Millisecond)
 }
 
 // A delay that a handler asks for keeps its place among the tasks in flight: it is cut, so that it cannot stop the rest.

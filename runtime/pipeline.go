@@ -91,8 +91,8 @@ func (p Pipeline) Configure(layer string, cfg policy.Config) error {
 	return p.p.Configure(layer, cfg)
 }
 
-// InFlight is how many asynchronous calls and tasks were accepted and have not ended; Abandoned how many of them were
-// answered at their limit while their function still runs.
+// InFlight is how many asynchronous calls and tasks were accepted and have not ended, with the slots reserved for tasks
+// that are being fetched; abandoned is how many of them were answered at their limit while their function still runs.
 func (p Pipeline) InFlight() (inFlight, abandoned int) {
 	if p.p == nil {
 		return 0, 0

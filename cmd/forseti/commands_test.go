@@ -72,7 +72,7 @@ func TestTaskSendFailures(t *testing.T) {
 	i := install(t)
 	bad(t, exitFailed, "ended as failure: out of order", "task", "send", "broken", "{}", "--wait", "--nats", i.nats, "-q", "-o", "json")
 	bad(t, exitNotFound, `no node handles task type "nope": not found: known are broken, charge, stuck`, "task", "send", "nope", "{}", "--nats", i.nats)
-	bad(t, exitTimeout, "task x has no result after 50ms", "task", "send", "stuck", "{}", "--id", "x", "--wait", "--timeout", "50ms", "--nats", i.nats, "-q")
+	bad(t, exitTimeout, "task x has no result after 500ms", "task", "send", "stuck", "{}", "--id", "x", "--wait", "--timeout", "500ms", "--nats", i.nats, "-q")
 	bad(t, exitUsage, "want at most", "task", "send", "charge", strings.Repeat("x", 1<<20), "--nats", i.nats)
 	bad(t, exitUsage, "no server takes it", "task", "send", "charge", "-f", big(t), "--nats", i.nats)
 	require.Contains(t, good(t, "task", "send", "nope", "{}", "--force", "--nats", i.nats), "nope")
@@ -99,7 +99,7 @@ func TestTaskGet(t *testing.T) {
 	golden(t, "task_get_failed.json", good(t, "task", "get", "b", "--nats", i.nats, "-o", "json"))
 	require.Contains(t, good(t, "task", "get", "b", "--nats", i.nats), "out of order")
 	bad(t, exitNotFound, "result of task nope: not found", "task", "get", "nope", "--nats", i.nats)
-	bad(t, exitTimeout, "has no result after 50ms", "task", "get", "nope", "--wait", "--timeout", "50ms", "--nats", i.nats)
+	bad(t, exitTimeout, "has no result after 500ms", "task", "get", "nope", "--wait", "--timeout", "500ms", "--nats", i.nats)
 }
 
 func TestTaskCancel(t *testing.T) {
