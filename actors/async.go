@@ -155,6 +155,13 @@ func (r *record[T]) settle(err error) {
 		p.abandoned.Add(-1)
 		return
 	}
+	if p.total != nil { // a call that ended before it came to its total limit left that armed
+		if s := r.timers[p.total.slot]; s.word != 0 && !s.disarm(s.word) {
+			r.dead = true
+		} else {
+			s.ctx, s.word = nil, 0
+		}
+	}
 	r.own.finish(endCanceled)
 	r.complete(r, err)
 }

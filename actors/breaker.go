@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -23,6 +24,7 @@ type breaker struct {
 	// probes counts half-open calls in flight over the breaker's life: permits that started afresh with each epoch
 	// would admit more than the limit when an epoch ends with probes out.
 	probes atomic.Int32
+	past   []*breakerView // of the actor: earlier views with probes out
 }
 
 // breakerView is what the gate reads: a decision, and the shards that count the successes of its epoch. The shards
@@ -30,6 +32,7 @@ type breaker struct {
 type breakerView struct {
 	policy.BreakerSnapshot
 	out    atomic.Int32 // probes admitted under it that have not ended and are not written off
+	began  atomic.Int64 // when the last one was
 	asleep atomic.Bool  // nobody reads the shards: the next success must be told
 	shards *[lanes]paddedUint64
 }
@@ -91,9 +94,15 @@ func (b *breaker) publish(s policy.BreakerSnapshot) {
 		v.asleep.Store(true) // until the host finds that ticks are due
 	}
 	old := b.view.Swap(v)
-	if s.Hung && old != nil && old.State == policy.HalfOpen {
-		b.probes.Add(-old.out.Swap(0)) // they may never end: others must be let in all the same
+	if old != nil {
+		b.past = append(b.past, old)
 	}
+	b.past = slices.DeleteFunc(b.past, func(past *breakerView) bool {
+		if s.Hung { // they may never end: others must be let in all the same
+			b.probes.Add(-past.out.Swap(0))
+		}
+		return past.out.Load() == 0
+	})
 	if old != nil && old.State != s.State {
 		b.pipe.event(messages.Event{Kind: breakerKinds[s.State], Source: b.name, Data: map[string]any{
 			"from": old.State.String(), "to": s.State.String(), "good": s.Good, "bad": s.Bad, "run": s.Run, "trips": s.Trips,
@@ -117,7 +126,7 @@ func (b *breaker) sleep(core Core[policy.BreakerFact, policy.BreakerSnapshot]) (
 }
 
 func (b *breaker) fact(kind policy.BreakerFactKind, v *breakerView, now int64) policy.BreakerFact {
-	return policy.BreakerFact{Kind: kind, Epoch: v.Epoch, Seen: v.seen(), Out: v.out.Load(), Now: policy.Instant(now)}
+	return policy.BreakerFact{Kind: kind, Epoch: v.Epoch, Seen: v.seen(), Out: b.probes.Load(), Began: policy.Instant(v.began.Load()), Now: policy.Instant(now)}
 }
 
 // admit returns the view under which a call is admitted, or nil and how long the refusal lasts; 0: until a probe
@@ -137,7 +146,7 @@ func (b *breaker) admit(c *call) (v *breakerView, after time.Duration) {
 			}
 			// A host that judges nothing any more still must not keep the way shut: probe all the same.
 		}
-		if b.takeProbe(v) {
+		if b.takeProbe(v, c.now) {
 			if b.view.Load() == v {
 				return v, 0
 			}
@@ -149,7 +158,7 @@ func (b *breaker) admit(c *call) (v *breakerView, after time.Duration) {
 	return nil, 0
 }
 
-func (b *breaker) takeProbe(v *breakerView) bool {
+func (b *breaker) takeProbe(v *breakerView, now int64) bool {
 	for {
 		n := b.probes.Load()
 		if n >= v.Probes {
@@ -157,6 +166,7 @@ func (b *breaker) takeProbe(v *breakerView) bool {
 		}
 		if b.probes.CompareAndSwap(n, n+1) {
 			v.out.Add(1)
+			v.began.Store(now)
 			return true
 		}
 	}

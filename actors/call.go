@@ -2,6 +2,7 @@ package actors
 
 import (
 	"context"
+	"errors"
 	"runtime/debug"
 	"time"
 
@@ -189,7 +190,7 @@ func (p *Pipeline) attempt(c *call) error {
 	c.now = p.sys.now()
 	if err == nil {
 		c.verdict, c.primary = succeeded, nil
-	} else if c.callerGone() && !isPanic(err) { // whatever the function made of it
+	} else if c.gaveUp(err) {
 		c.verdict = canceled
 	} else {
 		c.verdict = failed
@@ -211,9 +212,17 @@ func (c *call) callerGone() bool {
 	return c.caller.Err() != nil || c.own != nil && c.own.end.Load() == endCanceled
 }
 
-func isPanic(err error) bool {
-	_, ok := err.(*messages.PanicError) //nolint:errorlint // ours, and never wrapped
-	return ok
+// gaveUp reports whether err is only what the function made of its caller's leaving. When the caller canceled that is
+// whatever it returned; when the caller's time was up it must say so itself, because a slow and failing downstream is
+// what a breaker is there to see. A panic is never the caller's doing.
+func (c *call) gaveUp(err error) bool {
+	if _, panicked := err.(*messages.PanicError); panicked || !c.callerGone() { //nolint:errorlint // ours, and never wrapped
+		return false
+	}
+	if !errors.Is(c.caller.Err(), context.DeadlineExceeded) {
+		return true
+	}
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.Is(err, context.Cause(c.caller))
 }
 
 // reject makes the error of a refusal.

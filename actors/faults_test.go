@@ -334,3 +334,99 @@ func TestRoomKnowsTheBulkhead(t *testing.T) {
 	require.Empty(t, why)
 	p.Release(5)
 }
+
+func TestYoungProbeWasCalledHung(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pipelineOf(t, policy.Breaker{Consecutive: 1, OpenFor: 30 * time.Second, Probes: 3})
+		_, _ = Do(t.Context(), p, nil, fails)
+		time.Sleep(30 * time.Second)
+		_, _ = Do(t.Context(), p, nil, succeeds)
+		time.Sleep(29900 * time.Millisecond)
+		_, err := Do(t.Context(), p, nil, func(context.Context) (int, error) { time.Sleep(200 * time.Millisecond); return 1, nil })
+		require.NoError(t, err)
+		require.Equal(t, policy.HalfOpen, state(p))
+	})
+}
+
+// A probe that hangs is written off, whatever happened to its epoch since.
+func TestHungProbeOfAnEarlierEpochKeptTheBreakerShut(t *testing.T) {
+	cfg := policy.Breaker{Consecutive: 1, OpenFor: time.Second, Probes: 1}
+	for name, change := range map[string]func(*testing.T, *Pipeline){
+		"reconfigured": func(t *testing.T, p *Pipeline) { require.NoError(t, p.Configure("breaker", cfg)) },
+		"its neighbour failed": func(t *testing.T, p *Pipeline) {
+			_, _ = Do(t.Context(), p, nil, fails)
+			require.NoError(t, p.Configure("breaker", cfg))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := pipelineOf(t, policy.Breaker{Consecutive: 1, OpenFor: time.Second, Probes: 2})
+				_, _ = Do(t.Context(), p, nil, fails)
+				time.Sleep(time.Second)
+				release := make(chan struct{})
+				hung := Go(t.Context(), p, nil, func(context.Context) (int, error) { <-release; return 1, nil })
+				synctest.Wait()
+				change(t, p)
+				admitted := false
+				for range 10 {
+					time.Sleep(2 * time.Second)
+					_, err := Do(t.Context(), p, nil, succeeds)
+					admitted = admitted || err == nil
+				}
+				require.True(t, admitted)
+				close(release)
+				_, _ = hung.Await(t.Context())
+				require.Zero(t, layerOf[*breaker](p).probes.Load())
+			})
+		})
+	}
+}
+
+// The race detector is this test's judge: a call that never comes to its timeout disarms it all the same.
+func TestRefusedAsyncCallLeftItsTimerArmed(t *testing.T) {
+	p := newPipeline(t, newSystem(t), Spec{
+		Guards: []Guard{GuardFunc("door", func(*messages.Context) messages.GuardResult { return messages.Reject("closed") })},
+		Layers: []policy.Config{policy.Timeout{Limit: time.Millisecond}},
+	})
+	for until := time.Now().Add(300 * time.Millisecond); time.Now().Before(until); {
+		_ = Go(context.Background(), p, nil, succeeds).Result(context.Background())
+	}
+}
+
+func TestSinkTriedForEverAfterClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sys := bare(t)
+		sink := &memorySink{fail: 1 << 30}
+		p := newPipeline(t, sys, Spec{Sinks: []FailureSink{sink}})
+		release, ended := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(ended)
+			_, _ = Do(context.Background(), p, nil, func(context.Context) (int, error) { <-release; return 1, nil })
+		}()
+		_, _ = Do(t.Context(), p, nil, fails)
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.ErrorContains(t, sys.Close(ctx), "1 calls still in flight")
+		close(release)
+		<-ended
+		synctest.Wait()
+		_, lost := p.Dropped()
+		require.EqualValues(t, 1, lost)
+	})
+}
+
+// A caller whose time is up is not one that changed its mind: what the downstream answers still counts.
+func TestBreakerDoesNotHideBehindItsCallersDeadlines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pipelineOf(t, policy.Breaker{Consecutive: 3})
+		for range 3 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			r := Try(ctx, p, nil, func(context.Context) (int, error) { time.Sleep(2 * time.Second); return 0, errBoom })
+			cancel()
+			require.Equal(t, messages.Failure, r.Outcome)
+			require.ErrorIs(t, r.Err, errBoom)
+		}
+		require.Equal(t, policy.Open, state(p))
+	})
+}

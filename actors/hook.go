@@ -91,6 +91,10 @@ func newHookActor(p *Pipeline, h Hook, i int) *hookActor {
 
 // push puts the call's record in the ring, or counts that it could not.
 func (a *hookActor) push(c *call, err error) {
+	if a.gone.Load() {
+		a.dropped.Add(1)
+		return
+	}
 	for {
 		at := a.tail.Load()
 		x := &a.cells[at&a.mask]
@@ -232,12 +236,12 @@ func (d *drainer) receive(c actor.Context) {
 		d.armed.Store(false)
 		d.drain()
 	case *actor.Stopping: // what was pushed before the end is told
+		d.gone.Store(true) // before the last look: what comes after it sees the flag
 		if d.last != nil {
 			d.last()
 		}
 		for !d.drained() {
 		}
-		d.gone.Store(true)
 	}
 }
 

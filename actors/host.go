@@ -51,6 +51,7 @@ type told[F any] struct {
 	fact  F
 	tick  bool
 	reply chan struct{} // of an awaited fact; nil otherwise
+	broke bool          // the core panicked on it
 }
 
 // start publishes the first snapshot, so that gates can read it, and then spawns the actor under its parent.
@@ -94,6 +95,9 @@ func (h *Host[F, S]) Order(ctx context.Context, fact F) error {
 		select {
 		case <-m.reply:
 			poll.Stop()
+			if m.broke {
+				return messages.ErrUnavailable
+			}
 			return nil
 		case <-ctx.Done():
 			poll.Stop()
@@ -117,6 +121,7 @@ func (h *Host[F, S]) Await(ctx context.Context, fact F) bool {
 	h.sys.root.Send(h.pid, m)
 	select {
 	case <-m.reply: // the usual case: this goroutine ran the mailbox
+		m.broke = false
 		h.pool.Put(m)
 		return true
 	default:
@@ -125,6 +130,7 @@ func (h *Host[F, S]) Await(ctx context.Context, fact F) bool {
 	defer limit.Stop()
 	select {
 	case <-m.reply:
+		m.broke = false
 		h.pool.Put(m)
 		return true
 	case <-limit.C:
@@ -170,6 +176,7 @@ func (h *hosting[F, S]) hear(m *told[F]) {
 	defer func() {
 		if r := recover(); r != nil {
 			h.status.Store(hostFailed)
+			m.broke = true
 			m.answer()
 			panic(r) // to the supervisor
 		}

@@ -363,8 +363,8 @@ func (p *Pipeline) InFlight() (inFlight, abandoned int) {
 	return int(p.intake.used.Load()), int(p.abandoned.Load())
 }
 
-// Close stops the pipeline: new calls are refused, asynchronous ones in flight are waited for until ctx ends. Its
-// actor stays as a tombstone that answers Execute with a refusal.
+// Close stops the pipeline: new calls are refused, those in flight are waited for until ctx ends; it must not be called
+// from within one. Its actor stays as a tombstone that answers Execute with a refusal.
 func (p *Pipeline) Close(ctx context.Context) error {
 	if p.closed.Swap(true) {
 		return nil
@@ -379,16 +379,17 @@ func (p *Pipeline) Close(ctx context.Context) error {
 type dismiss struct{}
 
 func (p *Pipeline) drain(ctx context.Context) error {
+	var errs []error
 	if err := p.quiet(ctx); err != nil {
-		return fmt.Errorf("pipeline %q: %d calls still in flight: %w", p.name, p.inFlight(), err)
+		errs = append(errs, fmt.Errorf("pipeline %q: %d calls still in flight: %w", p.name, p.inFlight(), err))
 	}
 	p.tellServed("the last ones")
 	for _, s := range p.sinks {
-		if err := s.flush(ctx); err != nil {
-			return fmt.Errorf("pipeline %q: %w", p.name, err)
+		if err := s.flush(ctx); err != nil { // which ends its patience
+			errs = append(errs, fmt.Errorf("pipeline %q: %w", p.name, err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // inFlight counts the calls that have not ended, synchronous and not.

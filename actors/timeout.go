@@ -93,7 +93,7 @@ func (c *call) limited(slot int, word uint64, deadline, outer int64, limit time.
 			met, c.dead = true, true
 			c.timers[slot] = newTimerSlot(c, slot)
 		} else {
-			s.ctx = nil
+			s.ctx, s.word = nil, 0
 		}
 	}
 	if !met || c.verdict == canceled && c.callerGone() {

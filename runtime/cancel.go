@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/forseti-go/forseti/messages"
 )
@@ -19,7 +20,13 @@ type cancellations struct {
 	mu      sync.Mutex
 	orders  map[string]messages.Cancellation
 	oldest  []string // task ids in the order in which they came
-	running map[delivered]context.CancelCauseFunc
+	running map[delivered]stoppable
+}
+
+// stoppable is a task that runs here: what stops it, and when it was stored.
+type stoppable struct {
+	stop   context.CancelCauseFunc
+	stored time.Time
 }
 
 // delivered tells the deliveries of one task id on a node apart.
@@ -31,7 +38,7 @@ type delivered struct {
 func deliveredAs(t *messages.Task) delivered { return delivered{t.ID, t.Sequence} }
 
 func (c *cancellations) init() {
-	c.orders, c.running = map[string]messages.Cancellation{}, map[delivered]context.CancelCauseFunc{}
+	c.orders, c.running = map[string]messages.Cancellation{}, map[delivered]stoppable{}
 }
 
 // order takes an order, and stops the task if it runs here.
@@ -46,9 +53,9 @@ func (c *cancellations) order(o messages.Cancellation) {
 		c.oldest = append(c.oldest, o.TaskID)
 	}
 	c.orders[o.TaskID] = o
-	for d, stop := range c.running {
-		if d.id == o.TaskID {
-			stop(errCanceled)
+	for d, task := range c.running {
+		if d.id == o.TaskID && task.stored.Before(o.At) { // an order may be seen again long after
+			task.stop(errCanceled)
 		}
 	}
 }
@@ -61,7 +68,7 @@ func (c *cancellations) begin(t *messages.Task, stop context.CancelCauseFunc) (c
 	if o, ok := c.orders[t.ID]; ok && t.StoredAt.Before(o.At) {
 		return true
 	}
-	c.running[deliveredAs(t)] = stop
+	c.running[deliveredAs(t)] = stoppable{stop, t.StoredAt}
 	return false
 }
 

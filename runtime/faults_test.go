@@ -94,28 +94,49 @@ func TestErrorTextWithTheReplacementCharacterHidTheResult(t *testing.T) {
 	require.Contains(t, letter(t, c, r.DeadLetterID).Error, "downstream said \ufffd")
 }
 
-func TestShutdownLetNewCallsInWhileItDrained(t *testing.T) {
+func TestDrainingTaskCouldNotCallAnotherPipeline(t *testing.T) {
 	c := clustertest.Connect(t, clustertest.Server(t), "n1")
 	rt, err := runtime.Start(t.Context(), runtime.Config{}, runtime.WithCluster(c))
 	require.NoError(t, err)
-	p := pipeline(t, rt, runtime.Spec{})
+	inner, err := rt.Pipeline("inner", runtime.Spec{})
+	require.NoError(t, err)
 	began, release := make(chan struct{}), make(chan struct{})
-	handle(t, rt, p, runtime.TaskConfig{}, func(context.Context, runtime.Task[order]) (any, error) {
+	handle(t, rt, pipeline(t, rt, runtime.Spec{}), runtime.TaskConfig{}, func(ctx context.Context, _ runtime.Task[order]) (any, error) {
 		close(began)
 		<-release
-		return 1, nil
+		return runtime.Do(ctx, inner, func(context.Context) (any, error) { return 1, nil })
 	})
 	send(t, c, messages.Task{ID: "x", Type: "charge", Body: []byte("{}")})
 	<-began
 	ended := make(chan error)
 	go func() { ended <- rt.Shutdown(context.Background()) }()
-	require.Eventually(t, func() bool {
-		_, err := runtime.Do(t.Context(), p, func(context.Context) (int, error) { return 1, nil })
-		return errors.Is(err, messages.ErrStopped)
-	}, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return !rt.Ready().Ready }, 5*time.Second, time.Millisecond)
 	close(release)
 	require.NoError(t, <-ended)
 	require.Equal(t, messages.Success, result(t, c, "x", 0).Outcome, "what was accepted was done")
+	_, err = runtime.Do(t.Context(), inner, func(context.Context) (int, error) { return 1, nil })
+	require.ErrorIs(t, err, messages.ErrStopped)
+}
+
+// An order that is seen again, as after a reconnect, is still as old as it was.
+func TestOldCancellationStoppedANewTask(t *testing.T) {
+	rt, c := node(t)
+	began, release := make(chan struct{}), make(chan struct{})
+	handle(t, rt, pipeline(t, rt, runtime.Spec{}), runtime.TaskConfig{}, func(ctx context.Context, _ runtime.Task[order]) (any, error) {
+		close(began)
+		select {
+		case <-release:
+			return 1, nil
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	})
+	old := messages.Cancellation{TaskID: "x", By: "ops", Reason: "r", At: time.Now().Add(-time.Hour)}
+	send(t, c, messages.Task{ID: "x", Type: "charge", Body: []byte("{}")})
+	<-began
+	runtime.SeeCancellation(rt, old)
+	close(release)
+	require.Equal(t, messages.Success, result(t, c, "x", 0).Outcome)
 }
 
 func TestFallbackThatLeavesByGoexitKeptTheTask(t *testing.T) {

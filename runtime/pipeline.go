@@ -108,7 +108,8 @@ func (p Pipeline) Dropped() (records, letters uint64) {
 	return p.p.Dropped()
 }
 
-// Close stops the pipeline: new calls are refused, those in flight on workers are waited for until ctx ends.
+// Close stops the pipeline: new calls are refused, those in flight are waited for until ctx ends. It must not be called
+// from within one of them.
 func (p Pipeline) Close(ctx context.Context) error {
 	if p.p == nil {
 		return nil

@@ -198,7 +198,9 @@ func (rt *Runtime) Kill(ctx context.Context, order messages.KillState) error {
 	poll := time.NewTicker(time.Millisecond)
 	defer poll.Stop()
 	for {
-		if st, known := rt.sys.KillState(scope); known && st.Revision >= stored.Revision {
+		// A higher revision that was ordered earlier is one of a control bucket that is no more.
+		st, known := rt.sys.KillState(scope)
+		if known && (st.Revision == stored.Revision && st.On == stored.On || st.Revision > stored.Revision && !st.At.Before(stored.At)) {
 			return nil
 		}
 		select {
@@ -222,10 +224,7 @@ type Readiness struct {
 // Ready answers at once, from what is known. A breaker that is open or a kill switch that is on is business, not
 // health: the node stays ready. Without its NATS connection it is degraded.
 func (rt *Runtime) Ready() Readiness {
-	rt.mu.Lock()
-	draining := rt.draining
-	rt.mu.Unlock()
-	if draining {
+	if rt.isDraining() {
 		return Readiness{Details: []string{"draining"}}
 	}
 	r := Readiness{Ready: true}
@@ -244,15 +243,21 @@ func (rt *Runtime) Ready() Readiness {
 	return r
 }
 
+func (rt *Runtime) isDraining() bool {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	return rt.draining
+}
+
 // ErrShutdown is the cause that ends the contexts of work that a shutdown could not wait for.
 var ErrShutdown = errors.New("runtime is shutting down")
 
 // abortWait is how long aborted work has to notice that it was aborted.
 const abortWait = 2 * time.Second
 
-// Shutdown ends the runtime: it stops taking tasks, refuses new calls, and waits for what is in flight until ctx
-// ends. Tasks that are still running then are aborted and given back uncharged. After that all actors stop, leaf
-// first. It returns what did not end in time; nil means that nothing is left. Further calls wait for the first.
+// Shutdown ends the runtime: it stops taking tasks and waits for those it has, until ctx ends; tasks that are still
+// running then are aborted and given back. Then it refuses new calls, waits for those in flight, and stops all actors,
+// leaf first. It returns what did not end in time; nil means that nothing is left. Further calls wait for the first.
 func (rt *Runtime) Shutdown(ctx context.Context) error {
 	rt.mu.Lock()
 	first := !rt.draining
@@ -272,7 +277,6 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 	}
 	defer close(rt.stopped)
 	rt.sys.Publish(messages.Event{Kind: messages.NodeDraining, Source: rt.node})
-	rt.sys.Refuse()
 	for _, h := range handlers {
 		if k := h.consumer.Load(); k != nil {
 			k.Stop()

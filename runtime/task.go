@@ -155,6 +155,10 @@ func (r *taskRun) over(ctx context.Context) (bool, error) {
 
 // ended settles what the pipeline made of the task.
 func (r *taskRun) ended(res actors.Result[any], cause error) {
+	if !res.Outcome.Good() && errors.Is(res.Err, messages.ErrStopped) && r.rt.isDraining() {
+		r.giveBack(0) // it met what is being shut down here: another node shall have it
+		return
+	}
 	if !res.Outcome.Good() { // whatever the function made of being told to stop
 		switch {
 		case errors.Is(cause, errCanceled):

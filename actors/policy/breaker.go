@@ -18,8 +18,8 @@ type Breaker struct {
 	Window time.Duration
 	// Consecutive trips the breaker at that many failures without a success between them. Default off.
 	Consecutive int
-	// OpenFor is how long it refuses before it probes. A probe that has not ended after as long again counts as
-	// failed. Default 30 s.
+	// OpenFor is how long it refuses before it probes. A probe that has not ended after as long again, and 10 ms at
+	// least, counts as failed. Default 30 s.
 	OpenFor time.Duration
 	// Probes is how many calls may run at once while half-open. Default 3.
 	Probes int
@@ -101,7 +101,8 @@ type BreakerFact struct {
 	// Seen is the number of successes counted in that epoch, read before the fact was sent. The core credits
 	// what is new in it first, so that successes on their way can never be missing when a failure is judged.
 	Seen     uint64
-	Out      int32 // half-open calls of that epoch that have not ended
+	Out      int32   // half-open calls, of whatever epoch, that have not ended
+	Began    Instant // when the last one of this epoch was admitted
 	Now      Instant
 	Settings *Breaker // of Reconfigured only: complete and valid
 }
@@ -178,11 +179,16 @@ func (c *BreakerCore) Apply(f BreakerFact) bool {
 func (c *BreakerCore) Next() Instant {
 	switch {
 	case c.snap.State == HalfOpen:
-		return c.since.Add(c.snap.Settings.OpenFor)
+		return c.since.Add(c.patience())
 	case c.snap.State == Closed && c.idle <= stats.Buckets:
 		return Instant(c.window.NextEdge())
 	}
 	return 0
+}
+
+// patience is how long a probe may take: as long as the breaker was open, and long enough not to tick all the time.
+func (c *BreakerCore) patience() time.Duration {
+	return max(c.snap.Settings.OpenFor, 10*time.Millisecond)
 }
 
 // Credited is how many coalesced successes of this epoch have been counted; an idle breaker whose reading is
@@ -224,7 +230,7 @@ func (c *BreakerCore) judge() bool {
 func (c *BreakerCore) applyHalfOpen(f BreakerFact) bool {
 	switch f.Kind {
 	case Ticked:
-		if c.now < c.since.Add(c.snap.Settings.OpenFor) {
+		if c.since = max(c.since, f.Began); c.now < c.since.Add(c.patience()) {
 			return false
 		}
 		if c.since = c.now; f.Out > 0 { // nobody came, or nobody came back
@@ -265,6 +271,7 @@ func (c *BreakerCore) become(s BreakerState) bool {
 func (c *BreakerCore) reconfigure(cfg Breaker) {
 	c.snap.Settings, c.snap.Probes = cfg, int32(cfg.Probes)
 	c.snap.Epoch++
+	c.since = c.now
 	c.window = stats.NewWindow(int64(cfg.Window))
 	c.window.Advance(int64(c.now))
 	c.forget()

@@ -1,0 +1,6 @@
+package runtime
+
+import "github.com/forseti-go/forseti/messages"
+
+// SeeCancellation hands an order to the runtime as the cluster's watch does.
+func SeeCancellation(rt *Runtime, o messages.Cancellation) { rt.canceled.order(o) }
