@@ -102,6 +102,7 @@ func TestCloseTookTheLimitsFromSynchronousCalls(t *testing.T) {
 				require.ErrorContains(t, err, "1 calls still in flight")
 			}
 			require.Equal(t, messages.Timeout, (<-ended).Outcome)
+			synctest.Wait()
 			_, lost := p.Dropped()
 			require.EqualValues(t, 1, len(sink.letters)+int(lost), "its letter is kept, or told as lost")
 		}
