@@ -154,6 +154,15 @@ func (c *call) run() error {
 		c.now = p.sys.now()
 		return c.outer(c)
 	}
+	if err := c.enter(); err != nil {
+		return err
+	}
+	return p.layers(c)
+}
+
+// enter asks those who stand before the layers.
+func (c *call) enter() error {
+	p := c.p
 	if p.closed.Load() && !c.async.on { // what was accepted before the end is still done
 		return c.reject(p.name, "stopped", 0, messages.ErrStopped)
 	}
@@ -167,7 +176,7 @@ func (c *call) run() error {
 		}
 	}
 	c.ran = 1 << maxLayers // the guards let it in
-	return p.layers(c)
+	return nil
 }
 
 // attempt is the innermost step: the function itself.
@@ -188,16 +197,7 @@ func (p *Pipeline) attempt(c *call) error {
 	}
 	err := c.inv.invoke(c)
 	c.now = p.sys.now()
-	if err == nil {
-		c.verdict, c.primary = succeeded, nil
-	} else if c.gaveUp(err) {
-		c.verdict = canceled
-	} else {
-		c.verdict = failed
-		if c.failedAt == 0 {
-			c.failedAt = c.now
-		}
-	}
+	c.judge(err)
 	if n < maxLogged {
 		c.log[n] = attemptLog{begin: begin, end: c.now, err: err, neutral: c.verdict == canceled}
 	}
@@ -205,6 +205,21 @@ func (p *Pipeline) attempt(c *call) error {
 		c.keep(n)
 	}
 	return err
+}
+
+// judge says what the function's error is.
+func (c *call) judge(err error) {
+	switch {
+	case err == nil:
+		c.verdict, c.primary = succeeded, nil
+	case c.gaveUp(err):
+		c.verdict = canceled
+	default:
+		c.verdict = failed
+		if c.failedAt == 0 {
+			c.failedAt = c.now
+		}
+	}
 }
 
 // callerGone reports whether the caller, and not one of our limits, ended the call.
@@ -248,11 +263,7 @@ func (c *call) leave(err *error) {
 	}
 	r := recover()
 	c.dead = true
-	for c.holds > 0 {
-		h := c.held[c.holds-1]
-		c.unhold()
-		h.by.drop(c, h.token)
-	}
+	c.dropAll()
 	c.verdict = failed
 	if r == nil {
 		*err = messages.ErrGoexit // nobody is left to see it but the hooks, the sinks and who awaits
@@ -265,6 +276,15 @@ func (c *call) leave(err *error) {
 	}
 	if r == nil && c.async.on {
 		c.inv.settle(*err) // nobody comes back to do it
+	}
+}
+
+// dropAll gives everything held back, innermost first, without a verdict.
+func (c *call) dropAll() {
+	for c.holds > 0 {
+		h := c.held[c.holds-1]
+		c.unhold()
+		h.by.drop(c, h.token)
 	}
 }
 

@@ -159,3 +159,24 @@ func ExampleTry() {
 	fmt.Println(r.Outcome, r.Attempts, r.Policies(), r.Err)
 	// Output: failure 2 [retry] panic: out of paper
 }
+
+func ExamplePipeline_Acquire() {
+	ctx := context.Background()
+	rt, err := runtime.Start(ctx, runtime.Config{})
+	if err != nil {
+		panic(err)
+	}
+	defer func() { _ = rt.Shutdown(ctx) }()
+	p, err := rt.Pipeline("stream", runtime.Spec{Layers: []policy.Config{policy.Breaker{}, policy.Bulkhead{Permits: 1}}})
+	if err != nil {
+		panic(err)
+	}
+	permit, err := p.Acquire(ctx)
+	fmt.Println("first: ", err)
+	_, err = p.Acquire(ctx)
+	fmt.Println("second:", err)
+	permit.Done(nil)
+	// Output:
+	// first:  <nil>
+	// second: rejected by bulkhead: full
+}

@@ -5,6 +5,7 @@
 //	v, err := runtime.Do(ctx, p, fn)                         on this goroutine: the value or the error
 //	res := runtime.Try(ctx, p, fn)                           the same, told in full; never an error, never a panic
 //	fut := runtime.Go(ctx, p, fn)                            on a worker, behind the pipeline's bounded intake
+//	permit, err := p.Acquire(ctx)                            for what is no function: permit.Done(err) ends it
 //	err = runtime.Handle(rt, "charge", p, fn)                for tasks that arrive on forseti.v1.task.charge
 //	pid := p.PID()                                           for actors: answers messages.Execute
 //

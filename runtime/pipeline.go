@@ -83,6 +83,18 @@ func (p Pipeline) PID() *actors.PID {
 	return p.p.PID()
 }
 
+// Permit is the right to do one call, for code that cannot be wrapped in a function. Give it back by Done.
+type Permit = actors.Permit
+
+// Acquire asks guards, breakers and bulkheads for a permit, and waits where a bulkhead lets it wait, until ctx ends. How
+// the call ended is reported by the permit's Done, exactly once. Retries, timeouts and fallbacks need a function: see Do.
+func (p Pipeline) Acquire(ctx context.Context) (Permit, error) {
+	if p.p == nil {
+		return Permit{}, errNoPipeline
+	}
+	return actors.Acquire(ctx, p.p, p.context())
+}
+
 // Configure replaces the settings of a layer while calls run: of "retry", say, or of "breaker-2", the second one.
 func (p Pipeline) Configure(layer string, cfg policy.Config) error {
 	if p.p == nil {
