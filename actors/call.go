@@ -105,7 +105,6 @@ func newTimerSlot(c *call, i int) *timerSlot {
 type invoker interface {
 	invoke(*call) error
 	setValue(any) error
-	value() any
 	recycle()
 	settle(error)
 }

@@ -48,8 +48,6 @@ func (r *record[T]) caught(err *error) {
 	}
 }
 
-func (r *record[T]) value() any { return r.out }
-
 func (r *record[T]) setValue(v any) error {
 	if t, ok := v.(T); ok {
 		r.out = t
