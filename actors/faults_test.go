@@ -428,6 +428,7 @@ func TestBreakerDoesNotHideBehindItsCallersDeadlines(t *testing.T) {
 			require.Equal(t, messages.Failure, r.Outcome)
 			require.ErrorIs(t, r.Err, errBoom)
 		}
+		synctest.Wait() // a caller whose time is up does not wait for the verdict
 		require.Equal(t, policy.Open, state(p))
 	})
 }

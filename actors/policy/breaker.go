@@ -18,7 +18,7 @@ type Breaker struct {
 	Window time.Duration
 	// Consecutive trips the breaker at that many failures without a success between them. Default off.
 	Consecutive int
-	// OpenFor is how long it refuses before it probes. A probe that has not ended after as long again, and 10 ms at
+	// OpenFor is how long it refuses before it probes. A probe that has not ended after as long again, and a second at
 	// least, counts as failed. Default 30 s.
 	OpenFor time.Duration
 	// Probes is how many calls may run at once while half-open. Default 3.
@@ -186,9 +186,9 @@ func (c *BreakerCore) Next() Instant {
 	return 0
 }
 
-// patience is how long a probe may take: as long as the breaker was open, and long enough not to tick all the time.
+// patience is how long a probe may take: as long as the breaker was open, and long enough not to blame a busy processor.
 func (c *BreakerCore) patience() time.Duration {
-	return max(c.snap.Settings.OpenFor, 10*time.Millisecond)
+	return max(c.snap.Settings.OpenFor, time.Second)
 }
 
 // Credited is how many coalesced successes of this epoch have been counted; an idle breaker whose reading is
