@@ -148,11 +148,11 @@ func (c *call) run() error {
 	if c.start == 0 {
 		c.start = p.sys.now()
 	}
-	c.now = c.start
 	if c.preset != nil {
 		c.now = p.sys.now()
 		return c.outer(c)
 	}
+	c.now = c.start
 	if err := c.enter(); err != nil {
 		return err
 	}

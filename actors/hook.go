@@ -236,10 +236,10 @@ func (d *drainer) receive(c actor.Context) {
 		d.armed.Store(false)
 		d.drain()
 	case *actor.Stopping: // what was pushed before the end is told
-		d.gone.Store(true) // before the last look: what comes after it sees the flag
 		if d.last != nil {
 			d.last()
 		}
+		d.gone.Store(true) // before the last look: what comes after it sees the flag
 		for !d.drained() {
 		}
 	}

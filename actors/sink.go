@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -36,12 +35,13 @@ type sinkActor struct {
 	queue chan *messages.DeadLetter
 	open  atomic.Int64 // letters accepted and not yet kept
 	lost  atomic.Uint64
-	quit  chan struct{} // closed when there is no more time
-	once  sync.Once
+	life  context.Context // ends when there is no more time
+	hurry func()          // ends it: what the sink does not take at its next try is lost
 }
 
 func newSinkActor(p *Pipeline, s FailureSink, i int) *sinkActor {
-	a := &sinkActor{sink: s, pipe: p, queue: make(chan *messages.DeadLetter, sinkQueue), quit: make(chan struct{})}
+	a := &sinkActor{sink: s, pipe: p, queue: make(chan *messages.DeadLetter, sinkQueue)}
+	a.life, a.hurry = context.WithCancel(context.Background())
 	name := "sink"
 	if messages.ValidToken(s.Name()) {
 		name = s.Name()
@@ -63,9 +63,6 @@ func (a *sinkActor) offer(d *messages.DeadLetter) {
 	}
 }
 
-// hurry ends the patience: what the sink does not take at its next try is lost.
-func (a *sinkActor) hurry() { a.once.Do(func() { close(a.quit) }) }
-
 func (a *sinkActor) lose(d *messages.DeadLetter, why string) {
 	a.open.Add(-1)
 	a.lost.Add(1)
@@ -78,10 +75,9 @@ func (a *sinkActor) store() {
 	for {
 		select {
 		case d := <-a.queue:
-			select {
-			case <-a.quit:
+			if a.life.Err() != nil {
 				a.lose(d, "sink has stopped")
-			default:
+			} else {
 				a.keep(d)
 			}
 		default:
@@ -113,7 +109,7 @@ func (a *sinkActor) keep(d *messages.DeadLetter) {
 		pause := time.NewTimer(wait)
 		select {
 		case <-pause.C:
-		case <-a.quit:
+		case <-a.life.Done():
 			pause.Stop()
 			kept = true
 			a.lose(d, messages.ErrorText(err))
@@ -124,17 +120,8 @@ func (a *sinkActor) keep(d *messages.DeadLetter) {
 
 // try offers a letter once, for as long as there is time.
 func (a *sinkActor) try(d *messages.DeadLetter) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), sinkTimeout)
+	ctx, cancel := context.WithTimeout(a.life, sinkTimeout)
 	defer cancel()
-	ended := make(chan struct{})
-	defer close(ended)
-	go func() {
-		select {
-		case <-a.quit:
-			cancel()
-		case <-ended:
-		}
-	}()
 	return a.sink.Handle(ctx, d)
 }
 

@@ -25,8 +25,8 @@ func (r *refusals) count(sequence uint64) {
 		r.bySequence = map[uint64]int{}
 	}
 	if _, known := r.bySequence[sequence]; !known && len(r.bySequence) >= maxRefusals {
-		for any := range r.bySequence {
-			delete(r.bySequence, any)
+		for some := range r.bySequence {
+			delete(r.bySequence, some)
 			break
 		}
 	}
