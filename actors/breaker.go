@@ -125,6 +125,7 @@ func (b *breaker) sleep(core Core[policy.BreakerFact, policy.BreakerSnapshot]) (
 	return v.seen() != core.(breakerCore).Credited() && v.asleep.CompareAndSwap(true, false)
 }
 
+// fact reads Out before Began: takeProbe writes them the other way round.
 func (b *breaker) fact(kind policy.BreakerFactKind, v *breakerView, now int64) policy.BreakerFact {
 	return policy.BreakerFact{Kind: kind, Epoch: v.Epoch, Seen: v.seen(), Out: b.probes.Load(), Began: policy.Instant(v.began.Load()), Now: policy.Instant(now)}
 }
@@ -164,9 +165,9 @@ func (b *breaker) takeProbe(v *breakerView, now int64) bool {
 		if n >= v.Probes {
 			return false
 		}
+		v.began.Store(now) // first: a tick that counts this probe must not take it for an old one
 		if b.probes.CompareAndSwap(n, n+1) {
 			v.out.Add(1)
-			v.began.Store(now)
 			return true
 		}
 	}
