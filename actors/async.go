@@ -21,6 +21,7 @@ const (
 type async struct {
 	on       bool
 	slot     bool // it holds a slot of the intake, and gives it back
+	limited  bool // its total limit runs since it was submitted
 	state    atomic.Uint32
 	takeOver func()
 	answer   invoker // the record that has the answer, when that is not this one
@@ -74,8 +75,13 @@ func Go[T any](ctx context.Context, p *Pipeline, meta *messages.Context, fn func
 	pool := poolOf[T](p)
 	r := pool.take(ctx, meta)
 	r.fn = fn
+	return r.away(fn == nil)
+}
+
+// away runs the record on a worker.
+func (r *record[T]) away(missing bool) Future[T] {
 	f := Future[T]{r: r, turn: r.async.turn.Load()}
-	r.check(fn == nil)
+	r.check(missing)
 	r.launch(onWorker)
 	return f
 }
@@ -117,7 +123,7 @@ func (r *record[T]) launch(where place) {
 	a.on, a.slot = true, where == onWorker
 	a.state.Store(asyncQueued)
 	r.ctx = r.own
-	if p.total != nil {
+	if a.limited = p.total != nil && p.observing.Load()&p.total.bit == 0; a.limited {
 		p.total.begin(&r.call)
 	}
 	if where == inPlace {
@@ -337,6 +343,8 @@ func (p *Pipeline) refuse() error {
 	switch {
 	case p.closed.Load():
 		return &messages.RejectedError{By: p.name, Reason: "stopped", Cause: messages.ErrStopped}
+	case p.crowded():
+		return &messages.RejectedError{By: p.total.name, Reason: "abandoned", Cause: messages.ErrIntakeFull}
 	case p.intake.take(1) == 0:
 		return &messages.RejectedError{By: p.name, Reason: "full", Cause: messages.ErrIntakeFull}
 	}

@@ -85,7 +85,7 @@ func BenchmarkBreakerGate(b *testing.B) {
 		modes(b, 15, func() {
 			r := pool.Get().(*record[int])
 			r.caller, r.now = ctx, now
-			v, _ := br.admit(&r.call)
+			v, _ := br.enter(&r.call)
 			r.verdict = succeeded
 			br.report(&r.call, v, nil)
 			pool.Put(r)
@@ -97,7 +97,7 @@ func BenchmarkBreakerGate(b *testing.B) {
 		r := poolOf[int](p).Get().(*record[int])
 		r.caller, r.now = ctx, p.sys.now()
 		modes(b, 5, func() {
-			if v, _ := br.admit(&r.call); v != nil {
+			if v, _ := br.enter(&r.call); v != nil {
 				b.Error("admitted")
 			}
 		})
@@ -108,7 +108,7 @@ func BenchmarkBreakerGate(b *testing.B) {
 		modes(b, 250, func() {
 			r := pool.Get().(*record[int])
 			r.caller, r.now = ctx, p.sys.now()
-			v, _ := br.admit(&r.call)
+			v, _ := br.enter(&r.call)
 			r.verdict = failed
 			br.report(&r.call, v, errBoom)
 			pool.Put(r)

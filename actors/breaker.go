@@ -34,21 +34,31 @@ type breakerView struct {
 	out    atomic.Int32 // probes admitted under it that have not ended and are not written off
 	began  atomic.Int64 // when the last one was
 	asleep atomic.Bool  // nobody reads the shards: the next success must be told
-	shards *[lanes]paddedUint64
+	shards *tally
 }
+
+// tally counts what need not be told one by one, over cache lines that processors seldom share. It only counts up.
+type tally [lanes]paddedUint64
 
 type paddedUint64 struct {
 	atomic.Uint64
 	_ [56]byte
 }
 
-func (v *breakerView) seen() (n uint64) {
-	if v.shards != nil {
-		for i := range v.shards {
-			n += v.shards[i].Load()
-		}
+func (t *tally) add(lane uint32, n uint64) { t[lane%lanes].Add(n) }
+
+func (t *tally) sum() (n uint64) {
+	for i := range t {
+		n += t[i].Load()
 	}
 	return n
+}
+
+func (v *breakerView) seen() uint64 {
+	if v.shards == nil {
+		return 0
+	}
+	return v.shards.sum()
 }
 
 // breakerCore is what a breaker's host runs.
@@ -90,7 +100,7 @@ func (b *breaker) configure(cfg policy.Config) error {
 func (b *breaker) publish(s policy.BreakerSnapshot) {
 	v := &breakerView{BreakerSnapshot: s}
 	if s.State == policy.Closed {
-		v.shards = new([lanes]paddedUint64)
+		v.shards = new(tally)
 		v.asleep.Store(true) // until the host finds that ticks are due
 	}
 	old := b.view.Swap(v)
@@ -130,9 +140,9 @@ func (b *breaker) fact(kind policy.BreakerFactKind, v *breakerView, now int64) p
 	return policy.BreakerFact{Kind: kind, Epoch: v.Epoch, Seen: v.seen(), Out: b.probes.Load(), Began: policy.Instant(v.began.Load()), Now: policy.Instant(now)}
 }
 
-// admit returns the view under which a call is admitted, or nil and how long the refusal lasts; 0: until a probe
+// enter returns the view under which a call is admitted, or nil and how long the refusal lasts; 0: until a probe
 // in flight has ended.
-func (b *breaker) admit(c *call) (v *breakerView, after time.Duration) {
+func (b *breaker) enter(c *call) (v *breakerView, after time.Duration) {
 	for range 3 { // a view that moves on under us three times over is as good as a refusal
 		v = b.view.Load()
 		if v.State == policy.Closed {
@@ -187,20 +197,22 @@ func (b *breaker) returnProbe(v *breakerView) {
 	}
 }
 
-func (b *breaker) wrap(next step) step {
-	return func(c *call) error {
-		c.ran |= b.bit
-		v, after := b.admit(c)
-		if v == nil {
-			return c.reject(b.name, "open", after, messages.ErrBreakerOpen)
-		}
+func (b *breaker) wrap(next step) step { return guarded(b, next) }
+
+func (b *breaker) admit(c *call) error {
+	v, after := b.enter(c)
+	if v != nil {
 		c.hold(b, v)
-		err := next(c)
-		c.unhold()
-		b.report(c, v, err)
-		return err
+		return nil
 	}
+	if c.observes(&b.layerBase) {
+		c.wouldHave(&b.layerBase, "refused")
+		return nil
+	}
+	return c.reject(b.name, "open", after, messages.ErrBreakerOpen)
 }
+
+func (b *breaker) done(c *call, h hold, err error) { b.report(c, h.token.(*breakerView), err) }
 
 // report tells how an admitted call ended. Refusals by what is inside, and a caller's own cancellation, say
 // nothing about the downstream, nor does an input that can never succeed.
@@ -211,7 +223,7 @@ func (b *breaker) report(c *call, v *breakerView, err error) {
 			b.probed(c, v, policy.ProbeSucceeded)
 			return
 		}
-		v.shards[c.lane%lanes].Add(1)
+		v.shards.add(c.lane, 1)
 		if v.asleep.Load() {
 			b.rouse(c, v)
 		}
@@ -251,14 +263,13 @@ func (b *breaker) rouse(c *call, v *breakerView) {
 	}
 }
 
-// room is how many calls it would admit now, and if none, for how long not.
-func (b *breaker) room(now int64) (n int, wait time.Duration) {
+func (b *breaker) room(now int64, _ int) (n int, wait time.Duration, blame bool) {
 	v := b.view.Load()
 	switch {
 	case v.State == policy.Closed:
-		return maxRoom, 0
+		return maxRoom, 0, true
 	case v.State == policy.Open && v.Until > policy.Instant(now):
-		return 0, v.Until.Sub(policy.Instant(now))
+		return 0, v.Until.Sub(policy.Instant(now)), true
 	}
-	return int(max(v.Probes-b.probes.Load(), 0)), 0
+	return int(max(v.Probes-b.probes.Load(), 0)), 0, true
 }

@@ -42,31 +42,29 @@ func (b *bulkhead) resized(cfg policy.Bulkhead) {
 	}
 }
 
-func (b *bulkhead) wrap(next step) step {
-	return func(c *call) error {
-		c.ran |= b.bit
-		if !b.try(c.lane) {
-			if err := b.queueUp(c); err != nil {
-				return err
-			}
+func (b *bulkhead) wrap(next step) step { return guarded(b, next) }
+
+func (b *bulkhead) admit(c *call) error {
+	if !b.try(c.lane) {
+		if err := b.queueUp(c); err != nil {
+			return err
 		}
-		c.hold(b, nil)
-		err := next(c)
-		c.unhold()
-		b.release(c.lane)
-		return err
 	}
+	c.hold(b, nil)
+	return nil
 }
+
+func (b *bulkhead) done(c *call, _ hold, _ error) { b.release(c.lane) }
+
+func (b *bulkhead) drop(c *call, _ any) { b.release(c.lane) }
 
 // room is how many of the intake's calls it would take beside those that are in flight already, on their way to it or
 // inside.
-func (b *bulkhead) room(inFlight int) int {
+func (b *bulkhead) room(_ int64, inFlight int) (n int, wait time.Duration, blame bool) {
 	cfg := b.settings.Load()
 	free := int(max(b.count(), 0)) + cfg.Queue - int(b.queued.Load())
-	return min(free, cfg.Permits+cfg.Queue-inFlight)
+	return min(free, cfg.Permits+cfg.Queue-inFlight), 0, false
 }
-
-func (b *bulkhead) drop(c *call, _ any) { b.release(c.lane) }
 
 // queueUp waits for a permit, no longer than the call still has.
 func (b *bulkhead) queueUp(c *call) error {

@@ -3,6 +3,7 @@ package actors
 import (
 	"context"
 	"errors"
+	"reflect"
 	"runtime/debug"
 	"time"
 
@@ -45,7 +46,8 @@ type attemptLog struct {
 // hold is something a call holds and gives back on every exit.
 type hold struct {
 	by    holder
-	token any // a pointer, or nil: never boxed
+	token any   // a pointer, or nil: never boxed
+	at    int64 // since when
 }
 
 type holder interface{ drop(c *call, token any) }
@@ -73,6 +75,8 @@ type call struct {
 	start, now    int64 // the clock is read when a call begins and when its function returned
 	deadline      int64 // the nearest of our limits; 0: none
 	ran           uint64
+	observed      uint64 // layers that only observe
+	would         uint64 // those of them that would have acted
 	attempts      int32
 	failedAt      int64 // the first failure
 	primary       error // what a fallback answered
@@ -105,6 +109,8 @@ func newTimerSlot(c *call, i int) *timerSlot {
 type invoker interface {
 	invoke(*call) error
 	setValue(any) error
+	value() any        // boxes: for those who must see it
+	typ() reflect.Type // of the value
 	recycle()
 	settle(error)
 }
@@ -159,6 +165,17 @@ func (c *call) run() error {
 	return p.layers(c)
 }
 
+// observes reports whether a layer shall only look on; if so it is told, by wouldHave, what it would have done.
+func (c *call) observes(l *layerBase) bool { return c.observed&l.bit != 0 }
+
+// wouldHave notes that a layer that only observes would have acted.
+func (c *call) wouldHave(l *layerBase, act string) {
+	c.would |= l.bit
+	if n, ok := l.acts.add(c.now); ok {
+		l.pipe.event(messages.Event{Kind: messages.PolicyObserved, Source: l.name, Reason: "would have " + act, Data: map[string]any{"count": n}})
+	}
+}
+
 // enter asks those who stand before the layers.
 func (c *call) enter() error {
 	p := c.p
@@ -175,6 +192,7 @@ func (c *call) enter() error {
 		}
 	}
 	c.ran = 1 << maxLayers // the guards let it in
+	c.observed = p.observing.Load()
 	return nil
 }
 
@@ -246,7 +264,7 @@ func (c *call) reject(by, reason string, after time.Duration, kind error) error 
 }
 
 func (c *call) hold(by holder, token any) {
-	c.held[c.holds] = hold{by, token}
+	c.held[c.holds] = hold{by, token, c.now}
 	c.holds++
 }
 
@@ -293,7 +311,10 @@ func (c *call) finish(err error) {
 	if c.verdict == answered {
 		p.served(c)
 	}
-	if len(p.sinks) > 0 && !c.task && (c.verdict == failed || c.verdict == timedOut) {
+	if len(p.sinks) > 0 && !c.task && p.captured[c.verdict] {
+		if c.verdict == answered {
+			err = c.primary
+		}
 		c.capture(err)
 	}
 	for _, h := range p.hooks {
@@ -317,7 +338,7 @@ func (c *call) reset() {
 	}
 	c.taskType, c.letter = "", ""
 	c.verdict, c.bare, c.task, c.withMeta = succeeded, false, false, false
-	c.start, c.deadline, c.ran, c.attempts, c.failedAt = 0, 0, 0, 0, 0
+	c.start, c.deadline, c.ran, c.would, c.attempts, c.failedAt = 0, 0, 0, 0, 0, 0
 	c.primary, c.preset, c.outer = nil, nil, nil
 	c.async.on = false
 	c.inv.recycle()

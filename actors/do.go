@@ -61,6 +61,10 @@ func (r *record[T]) setValue(v any) error {
 	return &messages.TypeError{By: "fallback", Want: reflect.TypeFor[T]().String(), Got: fmt.Sprintf("%T", v)}
 }
 
+func (r *record[T]) value() any { return r.out }
+
+func (r *record[T]) typ() reflect.Type { return reflect.TypeFor[T]() }
+
 func nillable(t reflect.Type) bool {
 	switch t.Kind() {
 	case reflect.Interface, reflect.Pointer, reflect.Map, reflect.Slice, reflect.Func, reflect.Chan:
@@ -165,8 +169,8 @@ type Result[T any] struct {
 	// Errors holds the errors of the first eight attempts, of a task that failed.
 	Errors []error
 
-	p   *Pipeline
-	ran uint64
+	p          *Pipeline
+	ran, would uint64
 }
 
 // Policies lists the layers that really ran, outermost first.
@@ -175,6 +179,14 @@ func (r Result[T]) Policies() []string {
 		return nil
 	}
 	return r.p.names(r.ran)
+}
+
+// Observed lists the layers that only observe and would have acted, outermost first.
+func (r Result[T]) Observed() []string {
+	if r.p == nil {
+		return nil
+	}
+	return r.p.names(r.would)
 }
 
 // Success reports whether there is a value: from the function or from a fallback.
@@ -189,7 +201,7 @@ func (r Result[T]) Executed() bool { return r.Outcome != "" }
 func (r *record[T]) result(err error) Result[T] {
 	res := Result[T]{
 		Outcome: outcomes[r.verdict], Err: err, Attempts: int(r.attempts), Duration: time.Duration(r.now - r.start),
-		DeadLetterID: r.letter, p: r.p, ran: r.ran,
+		DeadLetterID: r.letter, p: r.p, ran: r.ran, would: r.would,
 	}
 	switch r.verdict {
 	case succeeded:
@@ -214,6 +226,9 @@ func (r *record[T]) result(err error) Result[T] {
 // fallback's; otherwise the zero value and an error: the function's own, unwrapped, or one of package messages. meta
 // may be nil; it is copied. A context that is already done never runs fn.
 func Do[T any](ctx context.Context, p *Pipeline, meta *messages.Context, fn func(context.Context) (T, error)) (T, error) {
+	if p.detached() {
+		return Go(ctx, p, meta, fn).Await(ctx)
+	}
 	pool := poolOf[T](p)
 	r := pool.take(ctx, meta)
 	r.fn = fn
@@ -225,6 +240,9 @@ func Do0[T any](ctx context.Context, p *Pipeline, meta *messages.Context, fn fun
 	pool := poolOf[T](p)
 	r := pool.take(ctx, meta)
 	r.bareFn, r.bare = fn, true
+	if p.detached() {
+		return r.away(fn == nil).Await(ctx)
+	}
 	return r.face(fn == nil)
 }
 
@@ -252,6 +270,9 @@ func (r *record[T]) check(missing bool) {
 
 // Try is Do with the whole story as its result.
 func Try[T any](ctx context.Context, p *Pipeline, meta *messages.Context, fn func(context.Context) (T, error)) Result[T] {
+	if p.detached() {
+		return Go(ctx, p, meta, fn).Result(ctx)
+	}
 	pool := poolOf[T](p)
 	r := pool.take(ctx, meta)
 	r.fn = fn

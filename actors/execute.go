@@ -70,6 +70,7 @@ func (s *System) Work(job func()) { s.workers.run(job) }
 func RunTask(ctx context.Context, p *Pipeline, t *messages.Task, fn func(context.Context) (any, error), then func(Result[any]), left func()) {
 	r := poolOf[any](p).take(ctx, &t.Context)
 	r.fn, r.task, r.taskType = fn, true, t.Type
+	r.meta.IdempotencyKey = t.IdempotencyKey
 	r.then = func(src *record[any], err error) { then(src.result(err)) }
 	r.left = left
 	r.check(fn == nil)

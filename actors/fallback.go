@@ -22,13 +22,17 @@ func (f *fallback) wrap(next step) step {
 		if cfg.If != nil && !cfg.If(err) {
 			return err
 		}
+		if c.observes(&f.layerBase) {
+			c.wouldHave(&f.layerBase, "answered")
+			return err
+		}
 		v, ferr := answer(cfg, c.ctx, err)
 		if ferr == nil {
 			ferr = c.inv.setValue(v)
 		}
 		if ferr != nil {
 			c.verdict = failed
-			return ferr
+			return &messages.FallbackError{Err: ferr, Primary: err}
 		}
 		c.verdict, c.primary = answered, err
 		return nil

@@ -26,15 +26,51 @@ type layer interface {
 	base() *layerBase
 }
 
+// limiter is a layer that knows how many calls it would admit now, and if none, for how long not (0: unknown). blame
+// says whether that is worth telling: a full bulkhead is not.
+type limiter interface {
+	room(now int64, inFlight int) (n int, wait time.Duration, blame bool)
+}
+
 // layerBase is what every layer is.
 type layerBase struct {
 	sys  *System
 	pipe *Pipeline
-	name string // its kind, numbered when the pipeline has several
-	bit  uint64 // set in a call's ran when the layer was reached
+	name string   // its kind, numbered when the pipeline has several
+	bit  uint64   // set in a call's ran when the layer was reached
+	acts *sampled // what it would have done, had it not only observed
 }
 
 func (l *layerBase) base() *layerBase { return l }
+
+// gatekeeper is a layer that admits or refuses, and is told how what it admitted ended. It takes part in permits too.
+type gatekeeper interface {
+	layer
+	holder
+	// admit makes the call hold what it was given, or refuses it. One that only observes does not wait, and lets pass
+	// what it would have refused: without a hold, and told by wouldHave.
+	admit(*call) error
+	// done takes the hold back; err and the call's verdict say how it ended.
+	done(c *call, h hold, err error)
+}
+
+// guarded is the gate of a gatekeeper.
+func guarded(g gatekeeper, next step) step {
+	bit := g.base().bit
+	return func(c *call) error {
+		c.ran |= bit
+		held := c.holds
+		if err := g.admit(c); err != nil {
+			return err
+		}
+		err := next(c)
+		if c.holds > held {
+			c.unhold()
+			g.done(c, c.held[c.holds], err)
+		}
+		return err
+	}
+}
 
 // newLayer makes the layer that a policy's settings ask for. cfg is complete and valid.
 func newLayer(b layerBase, cfg policy.Config) (layer, error) {

@@ -43,22 +43,11 @@ func (c *call) admitted() error {
 		return err
 	}
 	for _, l := range p.stack {
-		switch l := l.(type) {
-		case *breaker:
-			c.ran |= l.bit
-			v, after := l.admit(c)
-			if v == nil {
-				return c.reject(l.name, "open", after, messages.ErrBreakerOpen)
+		if g, ok := l.(gatekeeper); ok {
+			c.ran |= l.base().bit
+			if err := g.admit(c); err != nil {
+				return err
 			}
-			c.hold(l, v)
-		case *bulkhead:
-			c.ran |= l.bit
-			if !l.try(c.lane) {
-				if err := l.queueUp(c); err != nil {
-					return err
-				}
-			}
-			c.hold(l, nil)
 		}
 	}
 	c.attempts = 1
@@ -80,8 +69,8 @@ func (t Permit) Done(err error) {
 	for r.holds > 0 {
 		h := r.held[r.holds-1]
 		r.unhold()
-		if b, ok := h.by.(*breaker); ok {
-			b.report(&r.call, h.token.(*breakerView), err)
+		if g, ok := h.by.(gatekeeper); ok {
+			g.done(&r.call, h, err)
 		} else {
 			h.by.drop(&r.call, h.token)
 		}

@@ -26,9 +26,15 @@ type Spec struct {
 	// Layers are the policies, outermost first; at most 16. The recommended order is fallback, timeout, retry,
 	// breaker, bulkhead, attempt timeout.
 	Layers []policy.Config
-	Hooks  []Hook
+	// Observe makes all layers look on: they decide, and tell what they would have done, and do nothing. Bulkheads stay
+	// in force. Pipeline.Observe changes it while calls run.
+	Observe bool
+	Hooks   []Hook
 	// Sinks see every terminal failure and timeout. A call's dead letter goes to all of them.
 	Sinks []FailureSink
+	// CaptureRejected and CaptureFallback give the sinks calls that were refused, and calls that a fallback answered, too:
+	// the letter tells what it was that failed.
+	CaptureRejected, CaptureFallback bool
 	// Intake bounds asynchronous calls, tasks and Execute messages that were accepted and have not ended.
 	// Default 256.
 	Intake int
@@ -52,12 +58,14 @@ type Pipeline struct {
 	limits           int      // timers a record needs
 	hooks            []*hookActor
 	sinks            []*sinkActor
+	captured         [len(outcomes)]bool // by verdict: it goes to the sinks
 	intake           intake
 	calls            [lanes]paddedInt64 // synchronous ones in flight
 	pools            atomic.Pointer[[]any]
 	lane             atomic.Uint32
 	closed           atomic.Bool
 	tomb             bool
+	observing        atomic.Uint64 // the bits of layers that only observe
 	abandoned        atomic.Int64
 	fallbacks        sampled
 }
@@ -70,6 +78,7 @@ func (s *System) Pipeline(name string, spec Spec) (*Pipeline, error) {
 		spec.Intake = 256
 	}
 	p.intake.size = int64(spec.Intake)
+	p.captured = [...]bool{failed: true, timedOut: true, rejected: spec.CaptureRejected, answered: spec.CaptureFallback, canceled: false}
 	if err := p.build(spec); err != nil {
 		return nil, fmt.Errorf("pipeline %q: %w", name, err)
 	}
@@ -137,7 +146,7 @@ func (p *Pipeline) build(spec Spec) error {
 		if n := seen[kind]; n > 1 {
 			name = fmt.Sprintf("%s-%d", kind, n)
 		}
-		l, err := newLayer(layerBase{sys: p.sys, pipe: p, name: name, bit: 1 << i}, cfg)
+		l, err := newLayer(layerBase{sys: p.sys, pipe: p, name: name, bit: 1 << i, acts: &sampled{}}, cfg)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -158,6 +167,12 @@ func (p *Pipeline) build(spec Spec) error {
 	}
 	if len(errs) == 0 {
 		p.compose()
+		for _, l := range p.stack {
+			if t, ok := l.(*timeout); ok {
+				errs = append(errs, t.detachable(t.first))
+			}
+		}
+		p.observing.Store(p.bits(spec.Observe))
 	}
 	return errors.Join(errs...)
 }
@@ -312,7 +327,7 @@ func (p *Pipeline) Room(taskType string) (n int, wait time.Duration, why string)
 		return 0, 0, "stopped"
 	}
 	n = int(max(p.intake.size-p.intake.used.Load(), 0))
-	if n == 0 {
+	if n == 0 || p.crowded() {
 		return 0, time.Millisecond, ""
 	}
 	if p.kill != nil {
@@ -322,21 +337,53 @@ func (p *Pipeline) Room(taskType string) (n int, wait time.Duration, why string)
 			}
 		}
 	}
+	now, observing := p.sys.now(), p.observing.Load()
 	for _, l := range p.stack {
-		switch l := l.(type) {
-		case *breaker:
-			room, wait := l.room(p.sys.now())
-			if room == 0 {
-				return 0, wait, l.name
-			}
-			n = min(n, room)
-		case *bulkhead:
-			if n = min(n, l.room(int(p.intake.used.Load()))); n <= 0 {
-				return 0, time.Millisecond, ""
-			}
+		lim, ok := l.(limiter)
+		if !ok || observing&l.base().bit != 0 {
+			continue
+		}
+		room, wait, blame := lim.room(now, int(p.intake.used.Load()))
+		if room <= 0 && blame {
+			return 0, wait, l.base().name
+		}
+		if n = min(n, room); n <= 0 {
+			return 0, max(wait, time.Millisecond), ""
 		}
 	}
 	return n, 0, ""
+}
+
+// Observe makes the layer of that name only look on, or act again; "" means all. A layer that observes decides as
+// ever, tells what it would have done (Result.Observed, the event policy.observed), and does nothing. Bulkheads are there
+// to keep the process alive, and always act. It counts for calls that begin after it returned.
+func (p *Pipeline) Observe(name string, on bool) error {
+	var bits uint64
+	for _, l := range p.stack {
+		if b := l.base(); name == "" || name == b.name {
+			bits |= b.bit
+		}
+	}
+	if bits == 0 && name != "" {
+		return fmt.Errorf("pipeline %q: layer %q: %w", p.name, name, messages.ErrNotFound)
+	}
+	if on {
+		p.observing.Or(bits)
+	} else {
+		p.observing.And(^bits)
+	}
+	p.event(messages.Event{Kind: messages.SettingsChanged, Source: name, Data: map[string]any{"observe": on}})
+	return nil
+}
+
+// bits are those of all layers, or none.
+func (p *Pipeline) bits(all bool) (bits uint64) {
+	for _, l := range p.stack {
+		if all {
+			bits |= l.base().bit
+		}
+	}
+	return bits
 }
 
 // Reserve takes up to n slots of the intake for calls that are about to come, and returns how many it got. Each is
@@ -383,7 +430,7 @@ func (p *Pipeline) drain(ctx context.Context) error {
 	if err := p.quiet(ctx); err != nil {
 		errs = append(errs, fmt.Errorf("pipeline %q: %d calls still in flight: %w", p.name, p.inFlight(), err))
 	}
-	p.tellServed("the last ones")
+	p.tellServed(p.fallbacks.count.Swap(0), "the last ones")
 	for _, s := range p.sinks {
 		if err := s.flush(ctx); err != nil { // which ends its patience
 			errs = append(errs, fmt.Errorf("pipeline %q: %w", p.name, err))

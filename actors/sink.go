@@ -147,7 +147,7 @@ func (c *call) capture(err error) {
 	c.letter = messages.NewID()
 	d := &messages.DeadLetter{
 		ID: c.letter, Pipeline: p.name, Reason: Reason(err, outcomes[c.verdict]), Outcome: outcomes[c.verdict],
-		Attempts: int(c.attempts), Policies: p.names(c.ran), Duration: time.Duration(c.now - c.start), Node: p.sys.node,
+		IdempotencyKey: c.meta.IdempotencyKey, Attempts: int(c.attempts), Policies: p.names(c.ran), Duration: time.Duration(c.now - c.start), Node: p.sys.node,
 		FailedAt: p.sys.instant(c.now), Context: c.meta,
 	}
 	d.SetError(err)
@@ -169,20 +169,27 @@ func (c *call) capture(err error) {
 	}
 }
 
-// sampled counts something frequent so that it can be told now and then.
+// sampled counts something frequent so that it can be told once a second at most.
 type sampled struct{ told, count atomic.Int64 }
+
+// add counts one, and reports whether it is time to tell, and of how many.
+func (s *sampled) add(now int64) (n int64, tell bool) {
+	s.count.Add(1)
+	if last := s.told.Load(); now-last >= int64(time.Second) && s.told.CompareAndSwap(last, now) {
+		return s.count.Swap(0), true
+	}
+	return 0, false
+}
 
 // served tells of fallback answers, once a second at most, and of the rest when the pipeline ends.
 func (p *Pipeline) served(c *call) {
-	s := &p.fallbacks
-	s.count.Add(1)
-	if last := s.told.Load(); c.now-last >= int64(time.Second) && s.told.CompareAndSwap(last, c.now) {
-		p.tellServed(fmt.Sprintf("%.200v", c.primary))
+	if n, ok := p.fallbacks.add(c.now); ok {
+		p.tellServed(n, fmt.Sprintf("%.200v", c.primary))
 	}
 }
 
-func (p *Pipeline) tellServed(why string) {
-	if n := p.fallbacks.count.Swap(0); n > 0 {
+func (p *Pipeline) tellServed(n int64, why string) {
+	if n > 0 {
 		p.event(messages.Event{Kind: messages.FallbackServed, Source: "fallback", Reason: why, Data: map[string]any{"count": n}})
 	}
 }

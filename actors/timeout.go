@@ -14,6 +14,34 @@ type timeout struct {
 	slot int
 }
 
+func (t *timeout) configure(cfg policy.Config) error {
+	if c, ok := cfg.(policy.Timeout); ok {
+		if err := t.detachable(c); err != nil {
+			return err
+		}
+	}
+	return t.settled.configure(cfg)
+}
+
+func (t *timeout) detachable(cfg policy.Timeout) error {
+	if cfg.Detached && t != t.pipe.total {
+		return &messages.FieldError{Field: t.name + ".Detached", Value: true, Allowed: "false: it is not the outermost timeout, or a retry is around it"}
+	}
+	return nil
+}
+
+// detached reports whether calls run on a worker and are answered at the limit.
+func (p *Pipeline) detached() bool { return p.total != nil && p.total.settings.Load().Detached }
+
+// crowded reports whether too many functions went on after their call was answered.
+func (p *Pipeline) crowded() bool {
+	if p.total == nil {
+		return false
+	}
+	limit := p.total.settings.Load().MaxAbandoned
+	return limit > 0 && p.abandoned.Load() >= int64(limit)
+}
+
 func (t *timeout) limit() time.Duration { return t.settings.Load().Limit }
 
 // begin starts the limit of an asynchronous call when it is submitted.
@@ -30,9 +58,12 @@ func (t *timeout) wrap(next step) step {
 	return func(c *call) error {
 		c.ran |= t.bit
 		limit := t.limit()
-		if c.async.on && t == t.pipe.total {
+		if c.async.on && c.async.limited && t == t.pipe.total {
 			err := next(c)
 			return c.limited(t.slot, c.timers[t.slot].word, c.start+int64(limit), 0, limit, t.name, err)
+		}
+		if c.observes(&t.layerBase) {
+			return c.overLimit(&t.layerBase, limit, next)
 		}
 		return c.withLimit(t, t.slot, limit, t.name, next)
 	}
@@ -49,7 +80,11 @@ type attemptTimeout struct {
 func (t *attemptTimeout) wrap(next step) step {
 	return func(c *call) error {
 		c.ran |= t.bit
-		return c.withLimit(t, t.slot, t.settings.Load().Limit, t.name, next)
+		limit := t.settings.Load().Limit
+		if c.observes(&t.layerBase) {
+			return c.overLimit(&t.layerBase, limit, next)
+		}
+		return c.withLimit(t, t.slot, limit, t.name, next)
 	}
 }
 
@@ -80,6 +115,16 @@ func (c *call) withLimit(by holder, slot int, limit time.Duration, scope string,
 	c.ctx = parent
 	err = c.limited(slot, word, deadline, outer, limit, scope, err)
 	d.finish(endCanceled)
+	return err
+}
+
+// overLimit runs next without a limit, and tells when it would have been met.
+func (c *call) overLimit(l *layerBase, limit time.Duration, next step) error {
+	deadline := c.now + int64(limit)
+	err := next(c)
+	if c.now >= deadline && c.verdict != canceled {
+		c.wouldHave(l, "timed out")
+	}
 	return err
 }
 

@@ -34,6 +34,9 @@ type Context struct {
 	Domain    string // the unit of first-in-first-out replay, and of budgets
 	Tenant    string
 	TraceID   string // W3C trace id; taken from the task's traceparent when unset
+	// IdempotencyKey names the effect that must not happen twice: calls with the same key are the same call. A task's
+	// is that of its header.
+	IdempotencyKey string
 	// Extra holds open-ended attributes; see RequestData and its neighbours for the conventional keys.
 	Extra map[string]any
 }
@@ -54,6 +57,7 @@ func (c Context) With(updates Context) Context {
 	set(&c.Domain, updates.Domain)
 	set(&c.Tenant, updates.Tenant)
 	set(&c.TraceID, updates.TraceID)
+	set(&c.IdempotencyKey, updates.IdempotencyKey)
 	if len(c.Extra)+len(updates.Extra) > 0 {
 		extra := make(map[string]any, len(c.Extra)+len(updates.Extra))
 		for k, v := range c.Extra {

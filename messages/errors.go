@@ -23,6 +23,12 @@ var (
 	ErrConflict     = errors.New("changed by somebody else meanwhile")
 	ErrInvalid      = errors.New("invalid")
 	ErrUnavailable  = errors.New("unavailable")
+	ErrRateLimited  = errors.New("rate limit is reached")
+	ErrOverloaded   = errors.New("concurrency limit is reached")
+	ErrThrottled    = errors.New("throttled: the downstream refuses too much")
+	ErrShed         = errors.New("load is shed")
+	ErrInProgress   = errors.New("a call with the same idempotency key is in progress")
+	ErrRetryBudget  = errors.New("retry budget is exhausted")
 )
 
 // RejectedError is a refusal: the work was not done, or not again, and may be offered later. It matches
@@ -62,6 +68,38 @@ func (e *RejectedError) Unwrap() []error {
 	}
 	return errs
 }
+
+// SuppressedError marks a failure that would have been tried again, had the retry budget not been exhausted. It is
+// the last real error, not a new one: it matches that one, and ErrRetryBudget.
+type SuppressedError struct {
+	Err error
+}
+
+// Error is the failure's own text and the mark.
+func (e *SuppressedError) Error() string {
+	return ErrorText(e.Err) + " (not retried: " + ErrRetryBudget.Error() + ")"
+}
+
+// Is makes it match ErrRetryBudget.
+func (e *SuppressedError) Is(target error) bool { return target == ErrRetryBudget }
+
+// Unwrap gives the failure.
+func (e *SuppressedError) Unwrap() error { return e.Err }
+
+// FallbackError says that a fallback was asked and failed too. It matches what the fallback failed with, and the
+// primary error that it was asked to answer.
+type FallbackError struct {
+	Err     error // the fallback's own
+	Primary error
+}
+
+// Error tells both.
+func (e *FallbackError) Error() string {
+	return "fallback: " + ErrorText(e.Err) + "; it was asked because of: " + ErrorText(e.Primary)
+}
+
+// Unwrap gives both.
+func (e *FallbackError) Unwrap() []error { return []error{e.Err, e.Primary} }
 
 // TimeoutError says that one of our limits was met. It matches ErrTimeout and context.DeadlineExceeded.
 type TimeoutError struct {

@@ -21,9 +21,15 @@ type Spec struct {
 	// Layers are the policies, outermost first. The recommended order is fallback, timeout, retry, breaker,
 	// bulkhead, attempt timeout. At most 16.
 	Layers []policy.Config
-	Hooks  []actors.Hook
+	// Observe makes all layers look on: they decide, and tell what they would have done, and do nothing. Bulkheads stay
+	// in force. Pipeline.Observe changes it while calls run.
+	Observe bool
+	Hooks   []actors.Hook
 	// Sinks keep what failed for good, each of them. Tasks are always kept in the cluster's dead-letter stream.
 	Sinks []sinks.Sink
+	// CaptureRejected and CaptureFallback also give the sinks calls that were refused, and that a fallback answered. They
+	// are about calls; a task that is refused is not over.
+	CaptureRejected, CaptureFallback bool
 	// Intake bounds asynchronous calls, tasks and Execute messages in flight. Default 256.
 	Intake int
 }
@@ -39,7 +45,10 @@ type Pipeline struct {
 // Pipeline builds a pipeline and starts its actors. The name is a token that no other pipeline of the runtime has.
 // All that is wrong with the spec is reported at once.
 func (rt *Runtime) Pipeline(name string, spec Spec) (Pipeline, error) {
-	s := actors.Spec{Guards: spec.Guards, Unstoppable: spec.Unstoppable, Layers: spec.Layers, Hooks: spec.Hooks, Intake: spec.Intake}
+	s := actors.Spec{
+		Guards: spec.Guards, Unstoppable: spec.Unstoppable, Layers: spec.Layers, Observe: spec.Observe, Hooks: spec.Hooks,
+		CaptureRejected: spec.CaptureRejected, CaptureFallback: spec.CaptureFallback, Intake: spec.Intake,
+	}
 	for _, sink := range spec.Sinks {
 		s.Sinks = append(s.Sinks, sink)
 	}
@@ -101,6 +110,15 @@ func (p Pipeline) Configure(layer string, cfg policy.Config) error {
 		return errNoPipeline
 	}
 	return p.p.Configure(layer, cfg)
+}
+
+// Observe makes the layer of that name only look on, or act again; "" means all of them. What a layer would have done
+// is in Result.Observed, and told by the event policy.observed. Bulkheads always act.
+func (p Pipeline) Observe(layer string, on bool) error {
+	if p.p == nil {
+		return errNoPipeline
+	}
+	return p.p.Observe(layer, on)
 }
 
 // InFlight is how many asynchronous calls and tasks were accepted and have not ended, with the slots reserved for tasks

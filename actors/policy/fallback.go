@@ -2,14 +2,16 @@ package policy
 
 import (
 	"context"
+	"errors"
 	"reflect"
+	"slices"
 )
 
 // Fallback is the settings of an answer for when the rest has none: it applies to failures, timeouts and
 // rejections alike, and never to a caller's own cancellation. What it wraps still records its failure.
 type Fallback struct {
-	// Func makes the answer from the error. It runs on the caller's goroutine; its error, or its panic, becomes the
-	// call's. The value's type is checked when it is made: use FallbackTo to have it checked before the first call.
+	// Func makes the answer from the error. It runs on the caller's goroutine; when it fails, or panics, the call's
+	// error is a *messages.FallbackError with both errors. The value's type is checked when it is made: use FallbackTo to have it checked before the first call.
 	Func func(ctx context.Context, err error) (any, error)
 	// If narrows which errors are answered; nil means all. It must be quick and must not panic.
 	If func(error) bool
@@ -31,6 +33,47 @@ func FallbackTo[T any](fn func(ctx context.Context, err error) (T, error)) Fallb
 // FallbackValue answers with v. It is a FallbackTo: a pipeline with it is for calls that return a T.
 func FallbackValue[T any](v T) Fallback {
 	return FallbackTo(func(context.Context, error) (T, error) { return v, nil })
+}
+
+// FallbackChain asks one fallback after the other, those whose If accepts the error, until one answers. Each is given
+// the primary error. When none answers, their errors are joined.
+func FallbackChain(chain ...Fallback) Fallback {
+	var made reflect.Type
+	picky := true // each answers some errors only
+	for i, next := range chain {
+		if next.Func == nil {
+			return Fallback{} // which Validate refuses
+		}
+		picky = picky && next.If != nil
+		if i == 0 {
+			made = next.made
+		} else if made != next.made {
+			made = nil
+		}
+	}
+	if len(chain) == 0 {
+		return Fallback{}
+	}
+	f := Fallback{made: made, Func: func(ctx context.Context, err error) (any, error) {
+		var failed []error
+		for _, next := range chain {
+			if next.If != nil && !next.If(err) {
+				continue
+			}
+			v, ferr := next.Func(ctx, err)
+			if ferr == nil {
+				return v, nil
+			}
+			failed = append(failed, ferr)
+		}
+		return nil, errors.Join(failed...)
+	}}
+	if picky {
+		f.If = func(err error) bool {
+			return slices.ContainsFunc(chain, func(next Fallback) bool { return next.If(err) })
+		}
+	}
+	return f
 }
 
 // Kind is "fallback".

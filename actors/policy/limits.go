@@ -9,9 +9,16 @@ const maxLimit = 365 * 24 * time.Hour
 //
 // On Do the limit is cooperative: the function's context ends at the limit, and the outcome is timeout even if
 // the function then returns a value; a function that ignores its context still holds its caller. Asynchronous
-// calls are answered at the limit.
+// calls, tasks, and all calls under a Detached limit are answered at the limit; a function that goes on after that counts
+// as abandoned, and keeps its permits and its slot of the intake until it really returns.
 type Timeout struct {
 	Limit time.Duration // required: no default is safe
+	// Detached also answers Do and Try at the limit: their functions run on a worker, in a slot of the intake. It is
+	// for functions that ignore their context. It is allowed on the outermost timeout only, with no retry around it.
+	Detached bool
+	// MaxAbandoned refuses asynchronous and detached calls while that many functions are abandoned. Default 0: as many
+	// as the intake holds.
+	MaxAbandoned int
 }
 
 // Kind is "timeout".
@@ -24,6 +31,7 @@ func (t Timeout) WithDefaults() Config { return t }
 func (t Timeout) Validate() error {
 	var c checks
 	c.want(t.Limit > 0 && t.Limit <= maxLimit, "timeout.Limit", t.Limit, "more than 0, at most a year")
+	c.want(t.MaxAbandoned >= 0, "timeout.MaxAbandoned", t.MaxAbandoned, "0 (as many as the intake holds) or more")
 	return c.err()
 }
 
