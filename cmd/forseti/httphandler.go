@@ -105,7 +105,8 @@ func (h *httpHandler) refusal(resp *http.Response) error {
 	err := &statusError{status: resp.StatusCode, url: h.shown}
 	switch resp.StatusCode {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		err.after = retryAfter(resp.Header.Get("Retry-After"), time.Now())
+		after, _ := messages.ParseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
+		err.after = min(after, maxRetryAfter)
 		if err.after >= h.limit { // no attempt of this delivery comes late enough
 			return messages.Retry(err.after, err)
 		}
@@ -121,18 +122,6 @@ func (h *httpHandler) refusal(resp *http.Response) error {
 
 // maxRetryAfter bounds how long an answer can send a task away.
 const maxRetryAfter = time.Hour
-
-// retryAfter reads seconds or an HTTP date; 0 for anything else.
-func retryAfter(v string, now time.Time) time.Duration {
-	v = strings.TrimSpace(v)
-	if s, err := strconv.ParseUint(v, 10, 31); err == nil {
-		return min(time.Duration(s)*time.Second, maxRetryAfter)
-	}
-	if at, err := http.ParseTime(v); err == nil {
-		return min(max(at.Sub(now), 0), maxRetryAfter)
-	}
-	return 0
-}
 
 // setHeaders gives the request the task's headers. The timeout is what is left of it for this attempt.
 func setHeaders(req *http.Request, t *messages.Task) {

@@ -146,10 +146,28 @@ func TestStatusDecides(t *testing.T) {
 }
 
 func TestRetryAfterIsADateToo(t *testing.T) {
-	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
-	require.Equal(t, 5*time.Second, retryAfter(now.Add(5*time.Second).Format(http.TimeFormat), now))
-	require.Zero(t, retryAfter(now.Add(-time.Hour).Format(http.TimeFormat), now))
-	require.Zero(t, retryAfter("", now))
+	for _, row := range []struct {
+		in       time.Duration
+		atLeast  time.Duration
+		atMost   time.Duration
+		deferred bool
+	}{
+		{5 * time.Second, 2 * time.Second, 5 * time.Second, false}, // dates have whole seconds
+		{-time.Hour, 0, 0, false},
+		{48 * time.Hour, maxRetryAfter, maxRetryAfter, true},
+	} {
+		h := downstream(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Retry-After", time.Now().Add(row.in).UTC().Format(http.TimeFormat))
+			w.WriteHeader(http.StatusServiceUnavailable)
+		})
+		_, err := h.handle(t.Context(), taskOf("secret"))
+		status, ok := errors.AsType[*statusError](err)
+		require.True(t, ok, err)
+		require.GreaterOrEqual(t, status.RetryAfter(), row.atLeast)
+		require.LessOrEqual(t, status.RetryAfter(), row.atMost)
+		_, deferred := messages.RetryLater(err)
+		require.Equal(t, row.deferred, deferred)
+	}
 }
 
 func TestHandlerHonoursItsContext(t *testing.T) {
