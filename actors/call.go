@@ -78,9 +78,11 @@ type call struct {
 	observed      uint64 // layers that only observe
 	would         uint64 // those of them that would have acted
 	attempts      int32
-	failedAt      int64 // the first failure
-	primary       error // what a fallback answered
-	preset        error // the call is over before it began: outer says who may still answer it
+	failedAt      int64        // the first failure
+	primary       error        // what a fallback answered
+	behind        verdict      // the verdict that primary had
+	deposited     *retryBudget // the last one that counted this call
+	preset        error        // the call is over before it began: outer says who may still answer it
 	outer         step
 	presetVerdict verdict
 	letter        string
@@ -239,6 +241,15 @@ func (c *call) judge(err error) {
 	}
 }
 
+// beneath is what the work itself came to: for those inside whom a fallback answered, the failure behind the answer. A
+// fallback hides it from nobody.
+func (c *call) beneath(err error) (verdict, error) {
+	if c.verdict == answered {
+		return c.behind, c.primary
+	}
+	return c.verdict, err
+}
+
 // callerGone reports whether the caller, and not one of our limits, ended the call.
 func (c *call) callerGone() bool {
 	return c.caller.Err() != nil || c.own != nil && c.own.end.Load() == endCanceled
@@ -339,7 +350,7 @@ func (c *call) reset() {
 	c.taskType, c.letter = "", ""
 	c.verdict, c.bare, c.task, c.withMeta = succeeded, false, false, false
 	c.start, c.deadline, c.ran, c.would, c.attempts, c.failedAt = 0, 0, 0, 0, 0, 0
-	c.primary, c.preset, c.outer = nil, nil, nil
+	c.primary, c.preset, c.outer, c.deposited = nil, nil, nil, nil
 	c.async.on = false
 	c.inv.recycle()
 }

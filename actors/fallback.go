@@ -34,7 +34,7 @@ func (f *fallback) wrap(next step) step {
 			c.verdict = failed
 			return &messages.FallbackError{Err: ferr, Primary: err}
 		}
-		c.verdict, c.primary = answered, err
+		c.verdict, c.primary, c.behind = answered, err, c.verdict
 		return nil
 	}
 }

@@ -168,8 +168,9 @@ func (a *hookActor) replay(r *callRecord) {
 	}
 	last := at(m, sys.instant(r.now), int(r.attempts))
 	last.Duration = time.Duration(r.now - r.start)
-	if r.verdict != succeeded && r.verdict != canceled && r.err != told { //nolint:errorlint // the very error
-		if _, refused := r.err.(*messages.RejectedError); refused { //nolint:errorlint // ours, and never wrapped
+	failure := unmarked(r.err)
+	if r.verdict != succeeded && r.verdict != canceled && failure != told { //nolint:errorlint // the very error
+		if _, refused := failure.(*messages.RejectedError); refused { //nolint:errorlint // ours, and never wrapped
 			a.refused(m, r)
 		} else if told == nil { // a limit that ended an attempt is that attempt's failure
 			last.Err = r.err
@@ -185,7 +186,7 @@ func (a *hookActor) replay(r *callRecord) {
 func (a *hookActor) refused(m Moment, r *callRecord) {
 	m = at(m, a.pipe.sys.instant(r.now), int(r.attempts))
 	m.Err, m.Outcome, m.Duration = r.err, messages.Rejected, time.Duration(r.now-r.start)
-	if e, ok := r.err.(*messages.RejectedError); ok { //nolint:errorlint // ours, and never wrapped
+	if e, ok := unmarked(r.err).(*messages.RejectedError); ok { //nolint:errorlint // ours, and never wrapped
 		m.By, m.Reason = e.By, e.Reason
 	}
 	notify(a.OnReject, m)

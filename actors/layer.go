@@ -32,6 +32,13 @@ type limiter interface {
 	room(now int64, inFlight int) (n int, wait time.Duration, blame bool)
 }
 
+// borrower is a layer that uses what is not its actor's own: it is asked for it before the actors start, outside of any
+// of them, and gives it back when the pipeline is closed.
+type borrower interface {
+	borrow() error
+	giveBack()
+}
+
 // layerBase is what every layer is.
 type layerBase struct {
 	sys  *System
@@ -80,7 +87,7 @@ func newLayer(b layerBase, cfg policy.Config) (layer, error) {
 	case policy.Bulkhead:
 		return newBulkhead(b, cfg), nil
 	case policy.Retry:
-		return &retry{settled[policy.Retry]{layerBase: b, first: cfg}}, nil
+		return newRetry(b, cfg), nil
 	case policy.Fallback:
 		return &fallback{settled[policy.Fallback]{layerBase: b, first: cfg}}, nil
 	case policy.Timeout:

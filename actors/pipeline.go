@@ -93,6 +93,12 @@ func (s *System) Pipeline(name string, spec Spec) (*Pipeline, error) {
 	}
 	s.pipelines[name] = p
 	s.mu.Unlock()
+	if err := p.borrow(); err != nil {
+		s.mu.Lock()
+		delete(s.pipelines, name)
+		s.mu.Unlock()
+		return nil, fmt.Errorf("pipeline %q: %w", name, err)
+	}
 	var failed error
 	err := s.within(func(c actor.SpawnerContext) (err error) {
 		p.pid, err = c.SpawnNamed(p.propsStarting(&failed), "pipeline-"+name)
@@ -234,6 +240,29 @@ func (p *Pipeline) propsStarting(failed *error) *actor.Props {
 	}, actor.WithDispatcher(inline{}),
 		actor.WithSupervisor(&supervisor{sys: p.sys, policy: p.sys.restarts, failures: map[string]failure{}}),
 		actor.WithMailbox(func() actor.Mailbox { return &door{actor.Unbounded()(), p} }))
+}
+
+// borrow gets the layers what is not their own; if one cannot have it, all give theirs back.
+func (p *Pipeline) borrow() error {
+	var errs []error
+	for _, l := range p.stack {
+		if b, ok := l.(borrower); ok {
+			errs = append(errs, b.borrow())
+		}
+	}
+	err := errors.Join(errs...)
+	if err != nil {
+		p.giveBack()
+	}
+	return err
+}
+
+func (p *Pipeline) giveBack() {
+	for _, l := range p.stack {
+		if b, ok := l.(borrower); ok {
+			b.giveBack()
+		}
+	}
 }
 
 // spawn starts what the pipeline consists of, in the pipeline actor's context.
@@ -419,6 +448,7 @@ func (p *Pipeline) Close(ctx context.Context) error {
 	p.event(messages.Event{Kind: messages.PipelineStopped})
 	err := p.drain(ctx)
 	p.sys.root.Send(p.pid, dismiss{})
+	p.giveBack()
 	return err
 }
 
@@ -431,6 +461,11 @@ func (p *Pipeline) drain(ctx context.Context) error {
 		errs = append(errs, fmt.Errorf("pipeline %q: %d calls still in flight: %w", p.name, p.inFlight(), err))
 	}
 	p.tellServed(p.fallbacks.count.Swap(0), "the last ones")
+	for _, l := range p.stack {
+		if r, ok := l.(*retry); ok {
+			r.tellRest()
+		}
+	}
 	for _, s := range p.sinks {
 		if err := s.flush(ctx); err != nil { // which ends its patience
 			errs = append(errs, fmt.Errorf("pipeline %q: %w", p.name, err))

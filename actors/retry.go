@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"context"
 	"errors"
 	"math/rand/v2"
 	"time"
@@ -14,55 +15,194 @@ import (
 const longestAsked = time.Minute
 
 // retry calls again what failed. Its actor holds the settings; the state of a retry is the call's own.
-type retry struct{ settled[policy.Retry] }
+type retry struct {
+	settled[policy.Retry]
+	budget     budgetUse
+	suppressed sampled // retries that the budget did not allow
+}
+
+func newRetry(b layerBase, cfg policy.Retry) *retry {
+	return &retry{settled: settled[policy.Retry]{layerBase: b, first: cfg}, budget: budgetUse{sys: b.sys}}
+}
+
+func (r *retry) borrow() error { return r.budget.set(r.first.Budget) }
+
+func (r *retry) giveBack() { r.budget.end() }
+
+func (r *retry) configure(cfg policy.Config) error {
+	if c, ok := cfg.(policy.Retry); ok {
+		if err := r.budget.set(c.Budget); err != nil {
+			return err
+		}
+	}
+	return r.settled.configure(cfg)
+}
+
+// trial is what a retry knows of a call it is in.
+type trial struct {
+	attempt int
+	began   int64         // the first attempt
+	prev    time.Duration // the last wait, by the backoff alone
+	last    error         // of an attempt that really ran
+	answer  *answerKept   // a fallback's, of an attempt before this one
+}
+
+// answerKept is what a fallback inside a retry answered while the retry still looks for something better.
+type answerKept struct {
+	value   any
+	primary error
+	behind  verdict
+}
 
 func (r *retry) wrap(next step) step {
 	return func(c *call) error {
 		c.ran |= r.bit
-		var last error // of an attempt that really ran
-		for attempt := 1; ; attempt++ {
+		if b := r.budget.current.Load(); b != nil {
+			b.deposit(c)
+		}
+		t := trial{attempt: 1, began: c.now}
+		for {
 			err := next(c)
-			if err == nil {
+			cfg := r.settings.Load()
+			if err == nil && c.verdict == succeeded && cfg.OnResult == nil {
 				return nil
 			}
-			if c.verdict != rejected {
-				last = err
-			} else if refused, ok := err.(*messages.RejectedError); ok && refused.Last == nil { //nolint:errorlint // ours, just made
-				refused.Last = last // what the work itself ran into must not be lost behind the refusal of a retry
+			err, again := r.again(c, cfg, &t, err)
+			if !again {
+				return t.end(c, err)
 			}
-			cfg := r.settings.Load()
-			if attempt >= cfg.Attempts || !again(cfg, c, err) {
-				return err
-			}
-			asked := retryAfter(err)
-			delay := max(cfg.Backoff.Delay(attempt, rand.Float64()), asked)
-			if asked > max(cfg.Backoff.Max, longestAsked) || r.tooLate(c, delay) {
-				return err
-			}
-			c.logRetry(delay)
-			if delay > 0 && !r.sleep(c, delay) {
-				return err
-			}
+			t.attempt++
 		}
 	}
 }
 
-// again reports whether err is worth another attempt.
-func again(cfg *policy.Retry, c *call, err error) bool {
-	switch c.verdict {
+// again reports whether another attempt follows, when it is time for it, and otherwise the error that is the end.
+func (r *retry) again(c *call, cfg *policy.Retry, t *trial, err error) (error, bool) {
+	verdict, fault := c.beneath(err)
+	if verdict != rejected {
+		t.last = fault
+	} else if refused, ok := fault.(*messages.RejectedError); ok && refused.Last == nil { //nolint:errorlint // ours, just made
+		refused.Last = t.last // what the work itself ran into must not be lost behind the refusal of a retry
+	}
+	if t.attempt >= cfg.Attempts || !worth(c, cfg, verdict, fault) {
+		return err, false
+	}
+	t.prev = cfg.Backoff.Delay(t.attempt, t.prev, rand.Float64())
+	asked := retryAfter(fault)
+	delay := max(t.prev, asked)
+	if asked > max(cfg.Backoff.Max, longestAsked) || r.tooLate(c, cfg, t, delay) || c.ctx.Err() != nil {
+		return err, false
+	}
+	b := r.budget.current.Load()
+	if c.observes(&r.layerBase) {
+		if b == nil || b.available() >= 1 {
+			c.wouldHave(&r.layerBase, "retried")
+		}
+		return err, false
+	}
+	if b != nil && !b.withdraw(c) {
+		return r.suppress(c, b, err), false
+	}
+	if delay > 0 {
+		if !r.sleep(c, delay) {
+			if c.verdict == canceled {
+				err = context.Cause(c.ctx)
+			}
+			return err, false
+		}
+		if r.tooLate(c, cfg, t, 0) { // the timer was late
+			return err, false
+		}
+	}
+	c.logRetry(delay)
+	if c.verdict == answered {
+		t.answer = &answerKept{c.inv.value(), c.primary, c.behind}
+	}
+	return nil, true
+}
+
+// worth reports whether what an attempt came to is worth another.
+func worth(c *call, cfg *policy.Retry, v verdict, err error) bool {
+	switch v {
 	case canceled:
 		return false
+	case succeeded:
+		return cfg.OnResult != nil && cfg.OnResult(c.inv.value())
 	case rejected:
-		return cfg.Rejections
+		return cfg.Rejections && (cfg.AbortIf == nil || !cfg.AbortIf(err))
 	}
-	return !messages.Steered(err) && (cfg.If == nil || cfg.If(err))
+	return !messages.Steered(err) && (cfg.AbortIf == nil || !cfg.AbortIf(err)) && (cfg.If == nil || cfg.If(err))
+}
+
+// end is what the retry returns. An answer that a fallback inside gave to an earlier attempt is better than what the
+// last one ended in: a retry must not make it worse.
+func (t *trial) end(c *call, err error) error {
+	if err == nil || t.answer == nil || c.verdict == canceled || c.inv.setValue(t.answer.value) != nil {
+		return err
+	}
+	c.verdict, c.primary, c.behind = answered, t.answer.primary, t.answer.behind
+	return nil
+}
+
+// suppress ends a call that would have been tried again, had the budget allowed it: with what it failed with, marked.
+func (r *retry) suppress(c *call, b *retryBudget, err error) error {
+	if n, ok := r.suppressed.add(c.now); ok {
+		r.tellSuppressed(n, b.first.Name)
+	}
+	if c.verdict == answered {
+		c.primary = marked(c.primary)
+		return nil
+	}
+	if err == nil { // a value that was no good
+		return nil
+	}
+	return marked(err)
+}
+
+func marked(err error) error {
+	if _, already := err.(*messages.SuppressedError); already { //nolint:errorlint // by a retry further in
+		return err
+	}
+	return &messages.SuppressedError{Err: err}
+}
+
+// unmarked is the failure itself.
+func unmarked(err error) error {
+	if s, ok := err.(*messages.SuppressedError); ok { //nolint:errorlint // ours, and never wrapped
+		return s.Err
+	}
+	return err
+}
+
+func (r *retry) tellSuppressed(n int64, budget string) {
+	if n == 0 {
+		return
+	}
+	data := map[string]any{"count": n}
+	if budget != "" {
+		data["budget"] = budget
+	}
+	r.pipe.event(messages.Event{Kind: messages.RetrySuppressed, Source: r.name, Reason: messages.ErrRetryBudget.Error(), Data: data})
+}
+
+// tellRest tells of what was counted since the last event, when the pipeline ends.
+func (r *retry) tellRest() {
+	if b := r.budget.current.Load(); b != nil {
+		r.tellSuppressed(r.suppressed.count.Swap(0), b.first.Name)
+	}
 }
 
 // retryAfter is the wait that the error itself asks for: a refusal does, and so may the downstream's answer, by a
 // method of that name.
 func retryAfter(err error) time.Duration {
-	var asks interface{ RetryAfter() time.Duration }
-	if errors.As(err, &asks) {
+	if err == nil {
+		return 0
+	}
+	type asking interface {
+		error
+		RetryAfter() time.Duration
+	}
+	if asks, ok := errors.AsType[asking](err); ok {
 		return asks.RetryAfter()
 	}
 	if r, ok := errors.AsType[*messages.RejectedError](err); ok {
@@ -71,10 +211,11 @@ func retryAfter(err error) time.Duration {
 	return 0
 }
 
-// tooLate reports whether the wait would reach past the end of the call: then there is no use in waiting.
-func (r *retry) tooLate(c *call, delay time.Duration) bool {
+// tooLate reports whether the wait would reach past the end of the call, or of the time for retries: then there is no
+// use in waiting.
+func (r *retry) tooLate(c *call, cfg *policy.Retry, t *trial, delay time.Duration) bool {
 	until := c.now + int64(delay)
-	if c.deadline != 0 && until >= c.deadline {
+	if c.deadline != 0 && until >= c.deadline || cfg.MaxElapsed != 0 && until-t.began > int64(cfg.MaxElapsed) {
 		return true
 	}
 	at, ok := c.ctx.Deadline()

@@ -38,6 +38,7 @@ type System struct {
 	wheel    *wheel
 	bus      Bus
 	kill     *killSwitch
+	budgets  retryBudgets
 	restarts RestartPolicy
 
 	guardErrors atomic.Uint64 // guards that panicked and were passed over

@@ -213,7 +213,7 @@ func TestSettingsOutOfRange(t *testing.T) {
 		"fallback.Func":            Fallback{},
 		"breaker.MinCalls":         Breaker{MinCalls: -1},
 		"breaker.Consecutive":      Breaker{Consecutive: -1},
-		"retry.Backoff.Jitter":     Retry{Backoff: Backoff{Base: 1, Max: 1, Factor: 1, Jitter: 2}},
+		"retry.Backoff.Jitter":     Retry{Backoff: Backoff{Base: 1, Max: 1, Factor: 1, Jitter: 9}},
 		"bulkhead.MaxWait":         Bulkhead{MaxWait: -1},
 		"breaker.OpenFor":          Breaker{OpenFor: -1},
 		"retry.Backoff.Factor":     Retry{Backoff: Backoff{Base: 1, Max: 1}},

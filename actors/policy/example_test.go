@@ -25,6 +25,6 @@ func ExampleBreakerCore() {
 
 func ExampleBackoff_Delay() {
 	b := policy.Backoff{Base: 100 * time.Millisecond, Max: time.Second, Factor: 2}
-	fmt.Println(b.Delay(1, 0), b.Delay(2, 0), b.Delay(3, 0), b.Delay(9, 0))
+	fmt.Println(b.Delay(1, 0, 0), b.Delay(2, 0, 0), b.Delay(3, 0, 0), b.Delay(9, 0, 0))
 	// Output: 100ms 200ms 400ms 1s
 }

@@ -3,48 +3,12 @@ package policy
 import (
 	"context"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
 	"github.com/forseti-go/forseti/messages"
 )
-
-func TestBackoff(t *testing.T) {
-	ms := time.Millisecond
-	exact := Backoff{Base: 50 * ms, Max: 400 * ms, Factor: 2}
-	for _, row := range []struct {
-		name    string
-		b       Backoff
-		attempt int
-		u       float64
-		want    time.Duration
-	}{
-		{"first", exact, 1, 0.9, 50 * ms},
-		{"doubles", exact, 3, 0, 200 * ms},
-		{"cap", exact, 5, 0, 400 * ms},
-		{"cap far out, without overflow", exact, 5000, 0, 400 * ms},
-		{"full jitter draws from the whole", Exponential(100*ms, time.Second), 1, 0.25, 75 * ms},
-		{"constant", Constant(7 * ms), 9, 0.5, 7 * ms},
-		{"zero does not wait", Constant(0), 2, 0.5, 0},
-	} {
-		t.Run(row.name, func(t *testing.T) { require.Equal(t, row.want, row.b.Delay(row.attempt, row.u)) })
-	}
-}
-
-func TestBackoffStaysWithinItsBounds(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		b := Backoff{
-			Base: time.Duration(rapid.Int64Range(0, 1e12).Draw(t, "base")), Factor: rapid.Float64Range(1, 10).Draw(t, "factor"),
-			Jitter: rapid.Float64Range(0, 1).Draw(t, "jitter"),
-		}
-		b.Max = b.Base + time.Duration(rapid.Int64Range(0, 1e12).Draw(t, "more"))
-		d := b.Delay(rapid.IntRange(1, 1000).Draw(t, "attempt"), rapid.Float64Range(0, 0.999999).Draw(t, "u"))
-		require.GreaterOrEqual(t, d, time.Duration(0))
-		require.LessOrEqual(t, d, b.Max)
-	})
-}
 
 // Per scope the last order counts, across restarts too.
 func TestKillSwitchAgreesWithTheLastOrders(t *testing.T) {

@@ -1,11 +1,11 @@
 package policy
 
-import (
-	"math"
-	"time"
-)
+import "time"
 
 // Retry is the settings of a retry: it calls again after a failure that may pass.
+//
+// A fallback inside a retry hides no failure from it: the failure is tried again, and if no later attempt does better,
+// the last answer is what the call returns.
 type Retry struct {
 	// Attempts is how often the function is called at most, the first call included. Default 3.
 	Attempts int
@@ -13,12 +13,26 @@ type Retry struct {
 	// has a method RetryAfter() time.Duration, and a refusal, may ask for a longer wait, of up to a minute or
 	// Backoff.Max; one that asks for more than that is not tried again.
 	Backoff Backoff
+	// MaxElapsed bounds the time since the first attempt began: no attempt begins later, and no wait goes beyond it.
+	// Default 0: only the call's own deadline does. At most a year.
+	MaxElapsed time.Duration
 	// If narrows which errors are tried again; nil means all. It must be quick and must not panic. It is not asked
 	// about refusals by inner policies, cancellations, or errors made by messages.Retry, Discard and DeadLetterNow.
 	If func(error) bool
+	// AbortIf names errors that are never tried again, whatever If says of them; nil means none. It is asked about
+	// refusals too, if those are tried again at all. It must be quick and must not panic.
+	AbortIf func(error) bool
+	// OnResult reports whether a value that was returned without an error is no good, so that the function is called
+	// again: an answer "not ready", say. Nil means that every value is good. It must be quick and must not panic. When
+	// no attempt is left the last value is returned all the same, as a success: only the function knows how to make an
+	// error of it. What is inside the retry, a breaker say, counts such a call as a success.
+	OnResult func(value any) bool
 	// Rejections also retries what an inner policy refused, after at least its RetryAfter. Default off: a refusal
 	// is not worth a retry, because it comes from beside the caller and will be the same at once.
 	Rejections bool
+	// Budget bounds retries to a share of the calls. It is asked before each wait; when it is exhausted the failure is
+	// returned as it is, marked by a *messages.SuppressedError. The zero value means no budget.
+	Budget RetryBudget
 }
 
 // Kind is "retry".
@@ -28,6 +42,7 @@ func (Retry) Kind() string { return "retry" }
 func (r Retry) WithDefaults() Config {
 	orDefault(&r.Attempts, 3)
 	orDefault(&r.Backoff, Exponential(100*time.Millisecond, 10*time.Second))
+	r.Budget = r.Budget.WithDefaults()
 	return r
 }
 
@@ -35,36 +50,8 @@ func (r Retry) WithDefaults() Config {
 func (r Retry) Validate() error {
 	var c checks
 	c.want(r.Attempts > 0, "retry.Attempts", r.Attempts, "at least 1: the first call counts")
-	c.want(r.Backoff.Base >= 0, "retry.Backoff.Base", r.Backoff.Base, "0 or more")
-	c.want(r.Backoff.Max >= r.Backoff.Base, "retry.Backoff.Max", r.Backoff.Max, "Base or more")
-	c.want(r.Backoff.Factor >= 1, "retry.Backoff.Factor", r.Backoff.Factor, "1 or more")
-	c.want(r.Backoff.Jitter >= 0 && r.Backoff.Jitter <= 1, "retry.Backoff.Jitter", r.Backoff.Jitter, "0 to 1")
+	c.want(r.MaxElapsed >= 0 && r.MaxElapsed <= maxLimit, "retry.MaxElapsed", r.MaxElapsed, "0 (no limit) or more, at most a year")
+	r.Backoff.check(&c, "retry.Backoff")
+	r.Budget.check(&c, "retry.Budget")
 	return c.err()
-}
-
-// Backoff is a schedule of waits that grow by a factor up to a cap, shortened at random so that callers who failed
-// together do not come back together (M. Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015).
-type Backoff struct {
-	Base   time.Duration // the first wait, before jitter
-	Max    time.Duration // no wait is longer, jitter included
-	Factor float64       // each wait is that many times the one before
-	// Jitter is the random share of each wait: 1 draws from the whole of [0, wait], 0 waits exactly.
-	Jitter float64
-}
-
-// Exponential doubles from base to limit with full jitter.
-func Exponential(base, limit time.Duration) Backoff {
-	return Backoff{Base: base, Max: limit, Factor: 2, Jitter: 1}
-}
-
-// Constant waits d each time, exactly. Zero does not wait at all.
-func Constant(d time.Duration) Backoff { return Backoff{Base: d, Max: d, Factor: 1} }
-
-// Delay is the wait after the given attempt, the first being 1. u is a random number in [0, 1).
-func (b Backoff) Delay(attempt int, u float64) time.Duration {
-	if b.Base <= 0 {
-		return 0
-	}
-	nominal := min(float64(b.Base)*math.Pow(b.Factor, float64(max(attempt, 1)-1)), float64(b.Max))
-	return time.Duration(min(nominal*(1-b.Jitter*u), float64(b.Max)))
 }
