@@ -79,6 +79,8 @@ func newLayer(b layerBase, cfg policy.Config) (layer, error) {
 		return newBreaker(b, cfg), nil
 	case policy.Bulkhead:
 		return newBulkhead(b, cfg), nil
+	case policy.Adaptive:
+		return newAdaptive(b, cfg), nil
 	case policy.Retry:
 		return &retry{settled[policy.Retry]{layerBase: b, first: cfg}}, nil
 	case policy.Fallback:
