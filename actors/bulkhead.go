@@ -66,26 +66,31 @@ func (b *bulkhead) room(_ int64, inFlight int) (n int, wait time.Duration, blame
 	return min(free, cfg.Permits+cfg.Queue-inFlight), 0, false
 }
 
-// queueUp waits for a permit, no longer than the call still has.
+// queueUp waits for a permit.
 func (b *bulkhead) queueUp(c *call) error {
 	cfg := b.settings.Load()
-	limit := cfg.MaxWait
+	b.queued.Add(1)
+	defer b.queued.Add(-1)
+	return c.queueUp(&b.layerBase, &b.permits, cfg.Queue, cfg.MaxWait, messages.ErrBulkheadFull)
+}
+
+// queueUp waits for a permit of a layer, up to limit (0: none), and no longer than the call still has. full is what a
+// refusal is made of.
+func (c *call) queueUp(l *layerBase, p *permits, queue int, limit time.Duration, full error) error {
 	if c.bare && c.deadline != 0 { // no context ends for it
 		if left := time.Duration(c.deadline - c.now); limit == 0 || left < limit {
 			limit = max(left, 1)
 		}
 	}
-	b.queued.Add(1)
-	err := b.wait(c.ctx, c.lane, cfg.Queue, limit)
-	b.queued.Add(-1)
-	c.now = b.sys.now()
+	err := p.wait(c.ctx, c.lane, queue, limit)
+	c.now = l.sys.now()
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, errQueueFull):
-		return c.reject(b.name, "full", 0, messages.ErrBulkheadFull)
+		return c.reject(l.name, "full", 0, full)
 	case errors.Is(err, errWaited):
-		return c.reject(b.name, "waited too long", 0, messages.ErrBulkheadFull)
+		return c.reject(l.name, "waited too long", 0, full)
 	case c.callerGone():
 		c.verdict = canceled
 		return err

@@ -86,6 +86,8 @@ func newLayer(b layerBase, cfg policy.Config) (layer, error) {
 		return newBreaker(b, cfg), nil
 	case policy.Bulkhead:
 		return newBulkhead(b, cfg), nil
+	case policy.Adaptive:
+		return newAdaptive(b, cfg), nil
 	case policy.Retry:
 		return newRetry(b, cfg), nil
 	case policy.Fallback:

@@ -89,6 +89,9 @@ func (p *permits) try(lane uint32) bool {
 	return p.waiting.Load() == 0 && (p.take(lane) || p.scan(lane))
 }
 
+// exceed takes a permit that is not there: the next one that comes back makes up for it.
+func (p *permits) exceed() { p.debt.Add(1) }
+
 // wait queues for a permit until limit passed (0: no limit) or ctx ended. It returns errQueueFull at once when
 // queue others wait already, errWaited after the limit, and the context's error.
 func (p *permits) wait(ctx context.Context, lane uint32, queue int, limit time.Duration) error {
