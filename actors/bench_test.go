@@ -156,6 +156,19 @@ func BenchmarkPipeline(b *testing.B) {
 	})
 }
 
+// BenchmarkHedge is a call that ends before it is hedged, on a worker, and one while the delay is not known yet.
+func BenchmarkHedge(b *testing.B) {
+	ctx := context.Background()
+	b.Run("quick", func(b *testing.B) {
+		p := pipelineOf(b, policy.Hedge{Idempotent: true, Delay: time.Second})
+		modes(b, 1500, func() { _, _ = Do(ctx, p, nil, noopContext) })
+	})
+	b.Run("learning", func(b *testing.B) {
+		p := pipelineOf(b, policy.Hedge{Idempotent: true, MinCalls: 1 << 40})
+		modes(b, 100, func() { _, _ = Do0(ctx, p, nil, noop) })
+	})
+}
+
 // What a call may allocate is a promise, and a test.
 func TestAllocations(t *testing.T) {
 	if raceEnabled {
@@ -168,6 +181,8 @@ func TestAllocations(t *testing.T) {
 	open, err := p.sys.Pipeline("open", Spec{Layers: []policy.Config{policy.Breaker{Consecutive: 1, OpenFor: time.Hour}}})
 	require.NoError(t, err)
 	_, _ = Do(ctx, open, nil, fails)
+	layered := func(cfg policy.Config) *Pipeline { return newPipelineNamed(t, p.sys, "only-"+cfg.Kind(), cfg) }
+	hedged := layered(policy.Hedge{Idempotent: true, Delay: time.Hour})
 	meta := &messages.Context{OrderID: "17", Tier: messages.Critical}
 	for _, row := range []struct {
 		name string
@@ -180,6 +195,7 @@ func TestAllocations(t *testing.T) {
 		{"fn with context", 1, func() { _, _ = Do(ctx, p, nil, noopContext) }},
 		{"Try", 1, func() { _ = Try(ctx, p, nil, noopContext) }},
 		{"async", 1, func() { _, _ = Go(ctx, p, nil, noopContext).Await(ctx) }},
+		{"hedge, not needed", 1, func() { _, _ = Do(ctx, hedged, nil, noopContext) }},
 		{"refused: the error", 1, func() { _, _ = Do0(ctx, open, nil, noop) }},
 	} {
 		t.Run(row.name, func(t *testing.T) {

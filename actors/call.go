@@ -91,6 +91,10 @@ type call struct {
 	holds         int
 	timers        []*timerSlot
 	async         async
+	race          *race  // that it is a copy in; nil: it is the call itself
+	entry         int    // which one
+	place         int32  // of its latest attempt in the log of the call it is a copy of
+	lap           func() // runs it as a copy; made once
 }
 
 // timerSlot is one of a record's timers and what it ends. One that fired is replaced, not used again: the wheel may
@@ -113,6 +117,9 @@ type invoker interface {
 	setValue(any) error
 	value() any        // boxes: for those who must see it
 	typ() reflect.Type // of the value
+	fork() *call       // a copy of the call, with a record of its own
+	adopt(invoker)     // takes over the value of a copy
+	giveBack()         // of a copy
 	recycle()
 	settle(error)
 }
@@ -206,29 +213,63 @@ func (p *Pipeline) attempt(c *call) error {
 			return err
 		}
 	}
-	n := c.attempts
-	c.attempts++
-	if n < maxLogged {
-		c.log[n] = attemptLog{begin: begin}
-	}
-	if c.async.on {
-		c.keep(n)
+	if !c.begun(begin) {
+		c.verdict = canceled // its race is over
+		return context.Canceled
 	}
 	err := c.inv.invoke(c)
 	c.now = p.sys.now()
 	c.judge(err)
-	if n < maxLogged {
-		c.log[n] = attemptLog{begin: begin, end: c.now, err: err, neutral: c.verdict == canceled}
+	c.note(attemptLog{begin: begin, end: c.now, err: err, neutral: c.verdict == canceled})
+	return err
+}
+
+// begun notes that an attempt begins, in the call and in the one that it is a copy of. It reports false when the race
+// between copies is over: then this one must not begin.
+func (c *call) begun(at int64) bool {
+	if r := c.race; r != nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.over || !r.parent.begun(at) {
+			return false
+		}
+		c.place = r.parent.attempts - 1
 	}
-	if c.async.on && err != nil {
+	n := c.attempts
+	c.attempts++
+	if n < maxLogged {
+		c.log[n] = attemptLog{begin: at}
+	}
+	if c.async.on {
 		c.keep(n)
 	}
-	return err
+	return true
+}
+
+// note writes down what became of the latest attempt.
+func (c *call) note(l attemptLog) { c.noteAt(c.attempts-1, l) }
+
+func (c *call) noteAt(n int32, l attemptLog) {
+	if n < maxLogged {
+		c.log[n] = l
+	}
+	if c.async.on && l.err != nil {
+		c.keep(n)
+	}
+	if r := c.race; r != nil {
+		r.mu.Lock()
+		if !r.over {
+			r.parent.noteAt(c.place, l)
+		}
+		r.mu.Unlock()
+	}
 }
 
 // judge says what the function's error is.
 func (c *call) judge(err error) {
 	switch {
+	case c.race != nil && c.race.lost():
+		c.verdict = canceled // whatever it made of that
 	case err == nil:
 		c.verdict, c.primary = succeeded, nil
 	case c.gaveUp(err):
@@ -290,6 +331,17 @@ func (c *call) leave(err *error) {
 		return
 	}
 	r := recover()
+	c.broke(r, err)
+	if c.mine() {
+		c.finish(*err)
+	}
+	if r == nil && c.async.on {
+		c.inv.settle(*err) // nobody comes back to do it
+	}
+}
+
+// broke gives everything back after a panic with the value r, or Goexit when that is nil.
+func (c *call) broke(r any, err *error) {
 	c.dead = true
 	c.dropAll()
 	c.verdict = failed
@@ -299,12 +351,6 @@ func (c *call) leave(err *error) {
 		*err = &messages.PanicError{Value: r, Stack: debug.Stack()}
 	}
 	c.now = c.p.sys.now()
-	if c.mine() {
-		c.finish(*err)
-	}
-	if r == nil && c.async.on {
-		c.inv.settle(*err) // nobody comes back to do it
-	}
 }
 
 // dropAll gives everything held back, innermost first, without a verdict.
@@ -350,7 +396,7 @@ func (c *call) reset() {
 	c.taskType, c.letter = "", ""
 	c.verdict, c.bare, c.task, c.withMeta = succeeded, false, false, false
 	c.start, c.deadline, c.ran, c.would, c.attempts, c.failedAt = 0, 0, 0, 0, 0, 0
-	c.primary, c.preset, c.outer, c.deposited = nil, nil, nil, nil
+	c.primary, c.preset, c.outer, c.deposited, c.race = nil, nil, nil, nil, nil
 	c.async.on = false
 	c.inv.recycle()
 }

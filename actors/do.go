@@ -65,6 +65,17 @@ func (r *record[T]) value() any { return r.out }
 
 func (r *record[T]) typ() reflect.Type { return reflect.TypeFor[T]() }
 
+func (r *record[T]) fork() *call {
+	s := r.pool.take(r.caller, nil)
+	s.fn, s.bareFn, s.bare = r.fn, r.bareFn, r.bare
+	s.meta, s.withMeta, s.task, s.taskType = r.meta, r.withMeta, r.task, r.taskType
+	return &s.call
+}
+
+func (r *record[T]) adopt(winner invoker) { r.out = winner.(*record[T]).out }
+
+func (r *record[T]) giveBack() { r.pool.give(r) }
+
 func nillable(t reflect.Type) bool {
 	switch t.Kind() {
 	case reflect.Interface, reflect.Pointer, reflect.Map, reflect.Slice, reflect.Func, reflect.Chan:
@@ -117,6 +128,7 @@ func bind[T any](p *Pipeline) *recordPool[T] {
 		}
 		r.async.reply = make(chan struct{}, 1)
 		r.job = func() { r.work() }
+		r.lap = r.runCopy
 		r.async.takeOver = func() { r.takeOver(pool) }
 		r.pool = pool
 		return r

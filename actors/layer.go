@@ -88,6 +88,8 @@ func newLayer(b layerBase, cfg policy.Config) (layer, error) {
 		return newBulkhead(b, cfg), nil
 	case policy.Adaptive:
 		return newAdaptive(b, cfg), nil
+	case policy.Hedge:
+		return newHedge(b, cfg), nil
 	case policy.Retry:
 		return newRetry(b, cfg), nil
 	case policy.Fallback:

@@ -7,14 +7,14 @@ import (
 )
 
 // Permit is the right to do one call, for code that cannot be wrapped in a function: a stream, a callback, a connection
-// that is handed on. Guards, breakers and bulkheads admitted it, and hold what they gave until Done. Retries, timeouts
-// and fallbacks need a function, and take no part.
+// that is handed on. The guards, and all layers that admit or refuse, admitted it, and hold what they gave until Done.
+// Retries, timeouts, hedges, fallbacks, caches and idempotency need a function, and take no part.
 type Permit struct {
 	r    *record[struct{}]
 	turn uint64
 }
 
-// Acquire asks the pipeline for a permit. It waits where a bulkhead lets it wait, until ctx ends. A refusal is told to the
+// Acquire asks the pipeline for a permit. It waits where a layer lets it wait, until ctx ends. A refusal is told to the
 // hooks like that of any call. Every permit must be given back by Done: one that is not keeps its places for ever.
 func Acquire(ctx context.Context, p *Pipeline, meta *messages.Context) (Permit, error) {
 	r := poolOf[struct{}](p).take(ctx, meta)

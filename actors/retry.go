@@ -240,10 +240,9 @@ func (r *retry) sleep(c *call, delay time.Duration) bool {
 }
 
 func (c *call) logRetry(delay time.Duration) {
-	if n := int(c.attempts); n > 0 && n <= maxLogged {
-		c.log[n-1].retried, c.log[n-1].delay = true, int64(delay)
-		if c.async.on {
-			c.keep(int32(n - 1))
-		}
+	if n := c.attempts; n > 0 && n <= maxLogged {
+		l := c.log[n-1]
+		l.retried, l.delay = true, int64(delay)
+		c.note(l)
 	}
 }

@@ -150,7 +150,9 @@ func (c *call) limited(slot int, word uint64, deadline, outer int64, limit time.
 	}
 	err = &messages.TimeoutError{Limit: limit, Scope: scope}
 	if n := c.attempts; n > 0 && n <= maxLogged && c.log[n-1].end >= deadline {
-		c.log[n-1].err = err // it is what ended that attempt, whatever the function made of it
+		l := c.log[n-1]
+		l.err = err // it is what ended that attempt, whatever the function made of it
+		c.note(l)
 	}
 	return err
 }

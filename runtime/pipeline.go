@@ -95,8 +95,8 @@ func (p Pipeline) PID() *actors.PID {
 // Permit is the right to do one call, for code that cannot be wrapped in a function. Give it back by Done.
 type Permit = actors.Permit
 
-// Acquire asks guards, breakers and bulkheads for a permit, and waits where a bulkhead lets it wait, until ctx ends. How
-// the call ended is reported by the permit's Done, exactly once. Retries, timeouts and fallbacks need a function: see Do.
+// Acquire asks the guards, and all layers that admit or refuse, for a permit, and waits where one lets it wait, until ctx
+// ends. How the call ended is reported by the permit's Done, exactly once. The other layers need a function: see Do.
 func (p Pipeline) Acquire(ctx context.Context) (Permit, error) {
 	if p.p == nil {
 		return Permit{}, errNoPipeline
