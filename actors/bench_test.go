@@ -128,6 +128,41 @@ func BenchmarkBulkheadGate(b *testing.B) {
 	})
 }
 
+// BenchmarkRetryBudgetGate is the budget alone: a call is counted, and every tenth is followed by a retry.
+func BenchmarkRetryBudgetGate(b *testing.B) {
+	p := pipelineOf(b, policy.Retry{Budget: policy.RetryBudget{Ratio: 0.2, MinPerSecond: 1e6}})
+	budget, pool := layerOf[*retry](p).budget.current.Load(), poolOf[int](p)
+	now := p.sys.now()
+	gate := func(retries bool) func() {
+		return func() {
+			r := pool.Get().(*record[int])
+			r.caller, r.now, r.deposited = context.Background(), now, nil
+			budget.deposit(&r.call)
+			if retries {
+				budget.withdraw(&r.call)
+			}
+			pool.Put(r)
+		}
+	}
+	b.Run("call", func(b *testing.B) { modes(b, 15, gate(false)) })
+	b.Run("call and retry", func(b *testing.B) { modes(b, 60, gate(true)) })
+}
+
+// BenchmarkRetry is a call that fails twice and is tried again without a wait.
+func BenchmarkRetry(b *testing.B) {
+	ctx := context.Background()
+	p := pipelineOf(b, policy.Retry{Backoff: policy.Constant(0)})
+	var n atomic.Uint64
+	modes(b, 300, func() {
+		_, _ = Do0(ctx, p, nil, func() (int, error) {
+			if n.Add(1)%3 != 0 {
+				return 0, errBoom
+			}
+			return 1, nil
+		})
+	})
+}
+
 // BenchmarkPipeline is the whole call: fallback, timeout, retry, breaker, bulkhead.
 func BenchmarkPipeline(b *testing.B) {
 	ctx := context.Background()
@@ -184,6 +219,22 @@ func TestAllocations(t *testing.T) {
 	layered := func(cfg policy.Config) *Pipeline { return newPipelineNamed(t, p.sys, "only-"+cfg.Kind(), cfg) }
 	hedged := layered(policy.Hedge{Idempotent: true, Delay: time.Hour})
 	meta := &messages.Context{OrderID: "17", Tier: messages.Critical}
+	retrying := func(name string, cfg policy.Retry) *Pipeline {
+		cfg.Backoff = policy.Constant(0)
+		p, err := p.sys.Pipeline(name, Spec{Layers: []policy.Config{cfg}})
+		require.NoError(t, err)
+		return p
+	}
+	retry := retrying("retry", policy.Retry{})
+	budgeted := retrying("budgeted", policy.Retry{Budget: policy.RetryBudget{Ratio: 10, Window: time.Hour}})
+	exhausted := retrying("exhausted", policy.Retry{Budget: policy.RetryBudget{Ratio: 1e-9, MinPerSecond: 1e-9, Window: time.Hour}})
+	n := 0
+	third := func() (int, error) {
+		if n++; n%3 != 0 {
+			return 0, errBoom
+		}
+		return 1, nil
+	}
 	for _, row := range []struct {
 		name string
 		want float64
@@ -196,6 +247,11 @@ func TestAllocations(t *testing.T) {
 		{"Try", 1, func() { _ = Try(ctx, p, nil, noopContext) }},
 		{"async", 1, func() { _, _ = Go(ctx, p, nil, noopContext).Await(ctx) }},
 		{"hedge, not needed", 1, func() { _, _ = Do(ctx, hedged, nil, noopContext) }},
+		{"retry", 0, func() { _, _ = Do0(ctx, retry, nil, noop) }},
+		{"retry with a budget", 0, func() { _, _ = Do0(ctx, budgeted, nil, noop) }},
+		{"two retries without a wait: no timer", 0, func() { _, _ = Do0(ctx, retry, nil, third) }},
+		{"two retries that a budget allows", 0, func() { _, _ = Do0(ctx, budgeted, nil, third) }},
+		{"a retry that a budget suppresses: the mark", 1, func() { _, _ = Do0(ctx, exhausted, nil, func() (int, error) { return 0, errBoom }) }},
 		{"refused: the error", 1, func() { _, _ = Do0(ctx, open, nil, noop) }},
 	} {
 		t.Run(row.name, func(t *testing.T) {

@@ -177,6 +177,19 @@ func TestRetryBudgetOvershoot(t *testing.T) {
 	})
 }
 
+// Who has read a view just before it was replaced must not take a retry from it.
+func TestRetryWasTakenFromAViewThatWasReplaced(t *testing.T) {
+	b := budgetOf(t, policy.RetryBudget{Ratio: 0.1, MinPerSecond: 0.5, Window: time.Hour})
+	require.True(t, b.withdraw(callAt(b, 0)))
+	v := b.view.Load()
+	n := v.spent.Load()
+	deposits(b, 10)
+	require.True(t, b.host.Await(t.Context(), b.fact(b.sys.now())))
+	require.NotSame(t, v, b.view.Load())
+	require.False(t, v.spent.CompareAndSwap(n, n+1))
+	require.EqualValues(t, 1, b.retries())
+}
+
 func TestExhaustedBudgetReplacedTheRealError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sink := &memorySink{}

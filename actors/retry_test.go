@@ -174,6 +174,22 @@ func TestRetriesPastTheDeadline(t *testing.T) {
 	})
 }
 
+// The allocations of it are counted in TestAllocations.
+func TestZeroDelayMadeATimer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pipelineOf(t, policy.Retry{Attempts: 50, Backoff: policy.Constant(0)})
+		begin := time.Now()
+		inside := 0
+		r := Try(t.Context(), p, nil, func(context.Context) (int, error) {
+			inside++ // on one goroutine, that never rests: nothing else in the bubble could let time pass
+			return 0, errBoom
+		})
+		require.Equal(t, 50, r.Attempts)
+		require.Equal(t, 50, inside)
+		require.Zero(t, time.Since(begin))
+	})
+}
+
 func TestSleepAfterTheLastAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := pipelineOf(t, policy.Retry{Attempts: 2, Backoff: policy.Constant(time.Hour)})
@@ -413,6 +429,22 @@ func TestFallbackInsideARetryDisabledIt(t *testing.T) {
 		require.Equal(t, 42, r.Value)
 		require.Equal(t, errBoom, r.Err)
 		require.Equal(t, 2, r.Attempts)
+
+		// It is the failure that is judged, not the answer.
+		judged := func(cfg policy.Retry, fn func(context.Context) (int, error), inner ...policy.Config) Result[int] {
+			cfg.Backoff = policy.Constant(0)
+			p, err := sys.Pipeline(messages.NewID(), Spec{Layers: append([]policy.Config{cfg, policy.FallbackValue(1)}, inner...)})
+			require.NoError(t, err)
+			return Try(t.Context(), p, nil, fn)
+		}
+		require.Equal(t, 1, judged(policy.Retry{If: func(err error) bool { return !errors.Is(err, errBoom) }}, fails).Attempts)
+		require.Equal(t, 1, judged(policy.Retry{}, ctxFails(messages.Discard(errBoom))).Attempts)
+		refused := 0
+		r = judged(policy.Retry{If: func(error) bool { refused++; return true }}, fails, policy.Breaker{Consecutive: 1})
+		require.Equal(t, messages.Fallback, r.Outcome)
+		require.Equal(t, 1, r.Attempts)
+		require.ErrorIs(t, r.Err, messages.ErrBreakerOpen)
+		require.Equal(t, 1, refused, "a refusal that was answered is still one, and is not tried again")
 
 		// A caller that leaves while the retry waits gets no answer.
 		picky, err := sys.Pipeline("picky", Spec{Layers: []policy.Config{policy.Retry{Backoff: policy.Constant(time.Minute)}, policy.FallbackValue(1)}})

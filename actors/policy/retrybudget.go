@@ -128,23 +128,16 @@ func (c *RetryBudgetCore) Apply(f RetryBudgetFact) bool {
 	was := c.snap
 	c.now = max(c.now, f.Now)
 	calls, retries := c.since(f)
-	// What happened since the last reading belongs to the step that was newest then: at its end came a tick. Where
-	// none was due, because the window was empty, it has just happened. When the tick came late by a step and more, some
-	// happened then and some now: calls count as old and retries as new, which allows fewer.
-	due := c.snap.Due
-	ended := due != 0 && c.now >= due
-	late := ended && c.now >= due.Add(c.snap.Settings.Window/stats.Buckets)
-	if ended {
-		c.window.Good(calls)
-		calls = 0
-		if !late {
-			c.window.Bad(retries)
-			retries = 0
-		}
+	// At the end of a step comes a tick, and before a retry that finds it overdue: what is new belongs to the step that
+	// ended. (A call that came after it counts a little too old, which allows fewer retries, not more.) Where no tick was
+	// due, because the window was empty, it has just happened.
+	asleep := c.snap.Due == 0
+	if asleep {
+		c.window.Advance(int64(c.now))
 	}
-	c.window.Advance(int64(c.now))
 	c.window.Good(calls)
 	c.window.Bad(retries)
+	c.window.Advance(int64(c.now))
 	if f.Settings != nil {
 		c.reconfigure(*f.Settings)
 	}
