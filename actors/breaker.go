@@ -27,13 +27,14 @@ type breaker struct {
 	events outbox
 }
 
-// breakerView is what the gate reads: a decision, and the words of its epoch.
+// breakerView is what the gate reads: a decision, and the words of its epoch. What every call reads comes first.
 type breakerView struct {
-	policy.BreakerSnapshot
 	*epochWords
-	admits bool   // every call passes and is counted: closed, and no order in force
-	plain  bool   // a success needs no second look: it is neither slow nor a failure in disguise
-	share  uint64 // of the calls that pass while ramping, in parts of 2^64
+	admits bool           // every call passes and is counted: closed, and no order in force
+	plain  bool           // a success needs no second look: it is neither slow nor a failure in disguise
+	shut   policy.Instant // every call before it is refused: open, and no order in force
+	share  uint64         // of the calls that pass while ramping, in parts of 2^64
+	policy.BreakerSnapshot
 }
 
 // epochWords are what the calls of one epoch write. They are replaced together with the epoch, so that a success is
@@ -119,7 +120,9 @@ func (b *breaker) configure(cfg policy.Config) error {
 func (b *breaker) publish(s policy.BreakerSnapshot) {
 	old := b.view.Load()
 	v := &breakerView{BreakerSnapshot: s, share: uint64(s.Share * (1 << 64))}
-	v.admits = s.State == policy.Closed && s.Order.Kind == 0
+	if s.Order.Kind == 0 {
+		v.admits, v.shut = s.State == policy.Closed, s.Until
+	}
 	v.plain = s.State.Counts() && s.Settings.Classify == nil && s.Settings.SlowCall == 0
 	if old != nil && old.Epoch == s.Epoch {
 		v.epochWords = old.epochWords

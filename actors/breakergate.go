@@ -34,8 +34,12 @@ func (b *breaker) admit(c *call) error {
 // enter returns the view under which a call is admitted and counted, or nil: then it is refused, or, by order of an
 // operator, runs without being counted.
 func (b *breaker) enter(c *call) (*breakerView, refusal) {
-	if v := b.view.Load(); v.admits {
+	v := b.view.Load()
+	if v.admits {
 		return v, refusal{}
+	}
+	if left := v.shut.Sub(policy.Instant(c.now)); left > 0 {
+		return nil, refusal{"open", left}
 	}
 	return b.decide(c)
 }
