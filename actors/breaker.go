@@ -119,7 +119,7 @@ func (b *breaker) configure(cfg policy.Config) error {
 // publish runs in the actor.
 func (b *breaker) publish(s policy.BreakerSnapshot) {
 	old := b.view.Load()
-	v := &breakerView{BreakerSnapshot: s, share: uint64(s.Share * (1 << 64))}
+	v := &breakerView{BreakerSnapshot: s, share: parts(s.Share)}
 	if s.Order.Kind == 0 {
 		v.admits, v.shut = s.State == policy.Closed, s.Until
 	}

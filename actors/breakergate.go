@@ -92,7 +92,7 @@ func (b *breaker) automatic(c *call, v *breakerView) (admitted bool, no refusal,
 			again = b.await(c, policy.Ticked, v)
 			return !again, no, again
 		}
-		if v.ramp.Add(v.share) < v.share {
+		if v.passes() {
 			return true, no, false
 		}
 		return false, refusal{"ramping", v.Grows.Sub(now)}, false
@@ -114,6 +114,13 @@ func (b *breaker) automatic(c *call, v *breakerView) (admitted bool, no refusal,
 	b.returnProbe(v) // it moved on between the look and the permit
 	return false, no, true
 }
+
+// parts is a share of 1 in parts of 2^64.
+func parts(share float64) uint64 { return uint64(share * (1 << 64)) }
+
+// passes reports whether the next call belongs to the share that passes: the shares are added up, and the call at which
+// the sum runs over does (J. Bresenham, "Algorithm for computer control of a digital plotter", IBM Systems Journal, 1965).
+func (v *breakerView) passes() bool { return v.ramp.Add(v.share) < v.share }
 
 func (b *breaker) await(c *call, kind policy.BreakerFactKind, v *breakerView) bool {
 	return b.host.Await(c.caller, b.fact(kind, v, c.now))
