@@ -87,7 +87,7 @@ func BenchmarkBreakerGate(b *testing.B) {
 			r.caller, r.now = ctx, now
 			v, _ := br.enter(&r.call)
 			r.verdict = succeeded
-			br.report(&r.call, v, nil)
+			br.report(&r.call, hold{br, v, now}, nil)
 			pool.Put(r)
 		})
 	})
@@ -110,7 +110,7 @@ func BenchmarkBreakerGate(b *testing.B) {
 			r.caller, r.now = ctx, p.sys.now()
 			v, _ := br.enter(&r.call)
 			r.verdict = failed
-			br.report(&r.call, v, errBoom)
+			br.report(&r.call, hold{br, v, r.now}, errBoom)
 			pool.Put(r)
 		})
 	})

@@ -27,6 +27,8 @@ func TestBreakerIsExactForASequentialCaller(t *testing.T) {
 	for i, cfg := range []policy.Breaker{
 		{MinCalls: 20, FailureRate: 0.5, Window: 24 * time.Hour}, // time stands still
 		{Consecutive: 3, Window: 24 * time.Hour},
+		{MinCalls: 20, FailureRate: 0.6, Calls: 30},
+		{MinCalls: 1, FailureRate: 0.9, Calls: 7, Consecutive: 6},
 	} {
 		for round := range 50 {
 			p, err := sys.Pipeline(fmt.Sprintf("p-%d-%d", i, round), Spec{Layers: []policy.Config{cfg}})
@@ -71,6 +73,7 @@ func TestBreakerNeverTripsFalsely(t *testing.T) {
 		"rate": {MinCalls: 100, FailureRate: 0.05, Window: 100 * time.Millisecond},
 		// 64 callers may fail at the same time by chance: a run of 10 at one in a hundred is once in 1e20
 		"consecutive": {Consecutive: 10},
+		"calls":       {MinCalls: 100, FailureRate: 0.2, Calls: 100},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := pipelineOf(t, cfg)
@@ -268,7 +271,11 @@ func (c recording) Apply(f policy.BreakerFact) bool {
 
 // The facts of a breaker that lived through everything, under load, lead a fresh core to the same decisions.
 func TestBreakerReplaysFromItsRecordedFacts(t *testing.T) {
-	cfg := policy.Breaker{Consecutive: 4, FailureRate: 0.4, MinCalls: 10, Window: 20 * time.Millisecond, OpenFor: time.Millisecond, Probes: 2}.WithDefaults().(policy.Breaker)
+	cfg := policy.Breaker{
+		Consecutive: 4, FailureRate: 0.4, MinCalls: 10, Window: 20 * time.Millisecond, SlowCall: 20 * time.Microsecond, SlowRate: 0.9,
+		OpenFor: time.Millisecond, OpenMax: 4 * time.Millisecond, OpenJitter: 0.5, Seed: 17,
+		Probes: 3, ProbeFailureRate: 0.5, Ramp: []float64{0.3, 0.6}, RampStep: time.Millisecond,
+	}.WithDefaults().(policy.Breaker)
 	var facts []policy.BreakerFact
 	var decisions []policy.BreakerSnapshot
 	sys, err := NewSystem(Options{Logger: slog.New(slog.DiscardHandler)})
@@ -294,7 +301,19 @@ func TestBreakerReplaysFromItsRecordedFacts(t *testing.T) {
 			}
 		})
 	}
+	all.Go(func() {
+		random := rand.New(rand.NewPCG(99, 3))
+		for range 200 {
+			o := policy.BreakerOrder{Kind: policy.BreakerOrderKind(1 + random.IntN(5)), Reason: "test"}
+			if o.Kind <= policy.Disable {
+				o.TTL = time.Duration(1 + random.IntN(int(2*time.Millisecond)))
+			}
+			_ = p.Order(b.name, o)
+			time.Sleep(time.Duration(random.IntN(int(time.Millisecond))))
+		}
+	})
 	all.Wait()
+	require.Zero(t, b.probes.Load())
 	require.NoError(t, sys.Close(context.Background())) // from here on nobody writes
 	require.Greater(t, len(decisions), 10)
 

@@ -37,9 +37,12 @@ type Host[F, S any] struct {
 	revive  func(last *S) Core[F, S] // makes the core, from the last snapshot after a restart
 	publish func(S)                  // stores the snapshot where gates read it
 	tick    func() F                 // the fact that time passed; nil for a core that is never ticked
-	// sleep is asked when the core wants no more ticks; it reports whether evidence arrived in that moment, so
-	// that a tick is due after all. nil means no.
+	// sleep is asked after each fact. It lets a core sleep that awaits no more evidence; it reports whether some arrived in
+	// that moment, so that a tick is due after all. nil means no.
 	sleep func(Core[F, S]) (stir bool)
+	// after runs on the goroutine of who sent something, once the actor has let go of it: what is told there may call back
+	// into the host. nil means nothing.
+	after func()
 
 	pid    *actor.PID
 	last   *S // written by the actor, read by its next incarnation
@@ -75,10 +78,22 @@ func (h *Host[F, S]) store(s S) {
 	h.publish(s)
 }
 
+func (h *Host[F, S]) send(m *told[F]) {
+	h.sys.root.Send(h.pid, m)
+	h.settled()
+}
+
+// settled lets out what the actor left to be told outside it.
+func (h *Host[F, S]) settled() {
+	if h.after != nil {
+		h.after()
+	}
+}
+
 // Tell sends a fact and does not wait.
 func (h *Host[F, S]) Tell(fact F) {
 	if h.status.Load() == hostUp {
-		h.sys.root.Send(h.pid, &told[F]{fact: fact})
+		h.send(&told[F]{fact: fact})
 	}
 }
 
@@ -89,12 +104,13 @@ func (h *Host[F, S]) Order(ctx context.Context, fact F) error {
 	if h.status.Load() == hostGone {
 		return messages.ErrStopped
 	}
-	h.sys.root.Send(h.pid, m)
+	h.send(m)
 	for {
 		poll := time.NewTimer(time.Second)
 		select {
 		case <-m.reply:
 			poll.Stop()
+			h.settled()
 			if m.broke {
 				return messages.ErrUnavailable
 			}
@@ -118,7 +134,7 @@ func (h *Host[F, S]) Await(ctx context.Context, fact F) bool {
 	}
 	m := h.pool.Get().(*told[F])
 	m.fact = fact
-	h.sys.root.Send(h.pid, m)
+	h.send(m)
 	select {
 	case <-m.reply: // the usual case: this goroutine ran the mailbox
 		m.broke = false
@@ -132,6 +148,7 @@ func (h *Host[F, S]) Await(ctx context.Context, fact F) bool {
 	case <-m.reply:
 		m.broke = false
 		h.pool.Put(m)
+		h.settled()
 		return true
 	case <-limit.C:
 	case <-ctx.Done():
@@ -203,7 +220,7 @@ func (h *hosting[F, S]) rearm() {
 		return
 	}
 	next := h.core.Next()
-	if next == 0 && h.due == 0 && h.sleep != nil && h.sleep(h.core) {
+	if h.sleep != nil && h.sleep(h.core) {
 		next = policy.Instant(h.sys.now() + 1)
 	}
 	if next == 0 || next == h.due {
@@ -220,7 +237,7 @@ func (h *hosting[F, S]) rearm() {
 
 func (h *hosting[F, S]) tickNow() {
 	if h.status.Load() == hostUp {
-		h.sys.root.Send(h.pid, &told[F]{fact: h.tick(), tick: true})
+		h.send(&told[F]{fact: h.tick(), tick: true})
 	}
 }
 

@@ -62,8 +62,10 @@ func (t Permit) Done(err error) {
 	if r == nil || !r.async.turn.CompareAndSwap(t.turn, t.turn+1) {
 		return
 	}
-	p := r.p
-	r.now = p.sys.now()
+	defer t.end()
+	r.ended = false
+	defer r.leave(&err) // a user's function may panic, or leave, on the way
+	r.now = r.p.sys.now()
 	r.judge(err)
 	r.log[0].end, r.log[0].err, r.log[0].neutral = r.now, err, r.verdict == canceled
 	for r.holds > 0 {
@@ -76,7 +78,13 @@ func (t Permit) Done(err error) {
 		}
 	}
 	r.finish(err)
-	p.calls[r.lane%lanes].Add(-1)
+	r.ended = true
+}
+
+// end makes the record ready for the next call.
+func (t Permit) end() {
+	r := t.r
+	r.p.calls[r.lane%lanes].Add(-1)
 	r.async.turn.Store(t.turn + 2)
 	r.pool.give(r)
 }

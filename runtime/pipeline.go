@@ -121,6 +121,15 @@ func (p Pipeline) Observe(layer string, on bool) error {
 	return p.p.Observe(layer, on)
 }
 
+// Order gives the breaker of that name an operator's order: force it open or closed, disable it, reset it, or lift the
+// order in force. It returns when the order is in force.
+func (p Pipeline) Order(layer string, o policy.BreakerOrder) error {
+	if p.p == nil {
+		return errNoPipeline
+	}
+	return p.p.Order(layer, o)
+}
+
 // InFlight is how many asynchronous calls and tasks were accepted and have not ended, with the slots reserved for tasks
 // that are being fetched; abandoned is how many of them were answered at their limit while their function still runs.
 func (p Pipeline) InFlight() (inFlight, abandoned int) {

@@ -1,32 +1,90 @@
 package policy
 
 import (
+	"math"
+	"slices"
 	"time"
-
-	"github.com/forseti-go/forseti/actors/policy/stats"
 )
 
 // Breaker is the settings of a circuit breaker (M. Nygard, Release It!, 2nd ed., chapter 5): it stops calling a
 // downstream that fails, and probes whether it is well again.
+//
+// It judges whenever a call failed or was slow, never when one merely succeeded. All limits are inclusive: a rate of
+// 0.5 is reached by 5 of 10. Calls in flight when it opens still run to their end, and count for nothing.
 type Breaker struct {
 	// FailureRate trips the breaker when that share of the calls in the window failed: 0 to 1. Default 0.5, or
 	// none when Consecutive is set.
 	FailureRate float64
-	// MinCalls is how many calls the window must hold before the rate is judged. Default 20.
+	// MinCalls is how many calls the window must hold before a rate is judged. Default 20, or Calls if that is less.
 	MinCalls int
-	// Window is how far back calls count, in ten steps. Default 10 s, at least 10 ms.
+	// Window is how far back calls count, in ten steps. Default 10 s, at least 10 ms. It is not used when Calls is set.
 	Window time.Duration
+	// Calls makes the window one of the last so many calls, however old they are. Default 0: the window is one of time.
+	// At most 10000; each costs a byte.
+	Calls int
 	// Consecutive trips the breaker at that many failures without a success between them. Default off.
 	Consecutive int
-	// OpenFor is how long it refuses before it probes. A probe that has not ended after as long again, and a second at
-	// least, counts as failed. Default 30 s.
+	// SlowCall is how long a call takes that counts as slow, failed or not: from its admission by the breaker to its
+	// end, waits inside included. Default 0: none is slow.
+	SlowCall time.Duration
+	// SlowRate trips the breaker when that share of the calls in the window was slow: 0 to 1. Default 1, all of them,
+	// when SlowCall is set; it means nothing without, and is refused.
+	SlowRate float64
+	// Classify says what a call counts as; nil means: a value is a Success; an error or a met limit is a Failure; an error
+	// made by messages.Discard or DeadLetterNow is Ignored, because such an input never succeeds. It is given what the
+	// function returned, so that an answer with a bad status can count as a failure, without becoming one to the caller.
+	// value is nil after a panic and when a limit was met. It is not asked about refusals by inner policies and callers
+	// that left: both are always ignored. It runs on the caller's goroutine; it must be quick and must not panic.
+	Classify func(value any, err error) Class `json:"-"`
+
+	// OpenFor is how long it refuses before it probes. Default 30 s, at most a year.
 	OpenFor time.Duration
-	// Probes is how many calls may run at once while half-open. Default 3.
+	// OpenGrowth makes each further time that many times longer, if the breaker opens again from half-open or ramping, or
+	// within as long after it closed as it was open last. Default 2, at most 100. It needs an OpenMax.
+	OpenGrowth float64
+	// OpenMax bounds that, jitter included. Default OpenFor: every time is as long. At most a year.
+	OpenMax time.Duration
+	// OpenJitter is the share by which the time is made longer or shorter at random, so that breakers that opened together
+	// do not probe together: 0 to 1. Default 0.
+	OpenJitter float64
+	// Seed is what that randomness is made from, together with the number of trips: the same seed gives the same times.
+	// Default: the pipeline draws one.
+	Seed uint64
+
+	// Probes is how many calls may run at once while half-open. Default 3, at most 1048576.
 	Probes int
-	// Successes is how many of them must succeed to close it; any failure opens it again. Default Probes; more
-	// than Probes is refused.
+	// Successes is how many of them must succeed to end it. Default Probes; more than Probes is refused.
 	Successes int
+	// ProbeFailureRate opens the breaker again when that share of the first Successes probes failed: 0 to 1; it is decided as
+	// early as it is certain. Default 0: at any failure. A slow probe is a failed one.
+	ProbeFailureRate float64
+	// Dwell is how long a half-open breaker waits for its probes without a sign of life, which is one that begins or ends.
+	// Those still running are then written off: they count as failed, and others may take their places. Default OpenFor,
+	// and a second at least.
+	Dwell time.Duration
+	// Ramp lets that share of the calls pass, one step after the other, between half-open and closed: 0.1, 0.5, say; each
+	// between 0 and 1, ascending, at most 100 steps. Which calls is a matter of counting, not of chance: among any so many
+	// in a row the share is exact to one call. While ramping the breaker trips as when closed. Default none.
+	Ramp []float64
+	// RampStep is how long each step lasts. Default 10 s, at most a year.
+	RampStep time.Duration
 }
+
+// Class says what a call counts as.
+type Class uint8
+
+// What a call may count as. Any other value is Ignored.
+const (
+	Success Class = iota
+	Failure
+	Ignored // it says nothing about the downstream
+)
+
+// mostCalls bounds a window of calls, mostSteps a ramp.
+const (
+	mostCalls = 10_000
+	mostSteps = 100
+)
 
 // Kind is "breaker".
 func (Breaker) Kind() string { return "breaker" }
@@ -36,248 +94,76 @@ func (b Breaker) WithDefaults() Config {
 	if b.Consecutive == 0 {
 		orDefault(&b.FailureRate, 0.5)
 	}
+	if b.Calls > 0 {
+		orDefault(&b.MinCalls, min(20, b.Calls))
+	}
 	orDefault(&b.MinCalls, 20)
 	orDefault(&b.Window, 10*time.Second)
+	if b.SlowCall > 0 {
+		orDefault(&b.SlowRate, 1)
+	}
 	orDefault(&b.OpenFor, 30*time.Second)
+	orDefault(&b.OpenGrowth, 2)
+	orDefault(&b.OpenMax, b.OpenFor)
 	orDefault(&b.Probes, 3)
 	orDefault(&b.Successes, b.Probes)
+	orDefault(&b.Dwell, max(b.OpenFor, time.Second))
+	b.Ramp = slices.Clone(b.Ramp) // the caller's own may change
+	orDefault(&b.RampStep, 10*time.Second)
 	return b
 }
 
 // Validate reports what is out of range.
 func (b Breaker) Validate() error {
 	var c checks
-	c.want(b.FailureRate >= 0 && b.FailureRate <= 1, "breaker.FailureRate", b.FailureRate, "0 to 1")
+	share := func(field string, v float64) { c.want(v >= 0 && v <= 1, "breaker."+field, v, "0 to 1") }
+	share("FailureRate", b.FailureRate)
 	c.want(b.MinCalls > 0, "breaker.MinCalls", b.MinCalls, "at least 1")
+	c.want(b.Calls <= 0 || b.MinCalls <= b.Calls, "breaker.MinCalls", b.MinCalls, "at most Calls: the window never holds more")
 	c.want(b.Window >= 10*time.Millisecond, "breaker.Window", b.Window, "at least 10ms")
+	c.want(b.Calls >= 0 && b.Calls <= mostCalls, "breaker.Calls", b.Calls, "0 (a window of time) to 10000")
 	c.want(b.Consecutive >= 0, "breaker.Consecutive", b.Consecutive, "0 (off) or more")
-	c.want(b.OpenFor > 0, "breaker.OpenFor", b.OpenFor, "more than 0")
+	c.want(b.SlowCall >= 0, "breaker.SlowCall", b.SlowCall, "0 (off) or more")
+	share("SlowRate", b.SlowRate)
+	c.want(b.SlowRate == 0 || b.SlowCall > 0, "breaker.SlowRate", b.SlowRate, "0 without SlowCall: no call is slow")
+	c.want(b.OpenFor > 0 && b.OpenFor <= maxLimit, "breaker.OpenFor", b.OpenFor, "more than 0, at most a year")
+	c.want(b.OpenGrowth >= 1 && b.OpenGrowth <= 100, "breaker.OpenGrowth", b.OpenGrowth, "1 to 100")
+	c.want(b.OpenMax >= b.OpenFor && b.OpenMax <= maxLimit, "breaker.OpenMax", b.OpenMax, "OpenFor or more, at most a year")
+	share("OpenJitter", b.OpenJitter)
 	c.want(b.Probes > 0 && b.Probes <= 1<<20, "breaker.Probes", b.Probes, "1 to 1048576")
 	c.want(b.Successes > 0 && b.Successes <= b.Probes, "breaker.Successes", b.Successes, "1 to Probes: more could never be reached by the probes admitted at once")
+	share("ProbeFailureRate", b.ProbeFailureRate)
+	c.want(b.Dwell > 0 && b.Dwell <= maxLimit, "breaker.Dwell", b.Dwell, "more than 0, at most a year")
+	c.want(len(b.Ramp) <= mostSteps, "breaker.Ramp", len(b.Ramp), "at most 100 steps")
+	last := 0.0
+	for _, step := range b.Ramp {
+		if !(step > last && step < 1) {
+			c.want(false, "breaker.Ramp", b.Ramp, "ascending, each between 0 and 1 and neither of them")
+			break
+		}
+		last = step
+	}
+	c.want(b.RampStep > 0 && b.RampStep <= maxLimit, "breaker.RampStep", b.RampStep, "more than 0, at most a year")
 	return c.err()
 }
 
-// BreakerState is one of the three automatic states.
-type BreakerState uint8
-
-// The states of a breaker.
-const (
-	Closed   BreakerState = iota // calls pass and are counted
-	Open                         // calls are refused until an instant
-	HalfOpen                     // a few probes pass and decide
-)
-
-// String is the state's name in events and output.
-func (s BreakerState) String() string {
-	switch s {
-	case Closed:
-		return "closed"
-	case Open:
-		return "open"
-	case HalfOpen:
-		return "half_open"
+// openDelay is how long the breaker stays open when it opens for the streak-th time in a row, and for the trips-th
+// time at all. The cap comes before the jitter, so that long delays differ too, and after it.
+func (b Breaker) openDelay(streak int, trips uint64) time.Duration {
+	limit := float64(b.OpenMax)
+	delay := min(float64(b.OpenFor)*math.Pow(b.OpenGrowth, float64(streak-1)), limit)
+	delay *= 1 + b.OpenJitter*(2*unit(b.Seed, trips)-1)
+	if delay >= limit {
+		return b.OpenMax
 	}
-	return "unknown"
+	return max(time.Duration(delay), 1)
 }
 
-// BreakerFactKind says what a BreakerFact tells.
-type BreakerFactKind uint8
-
-// What a breaker is told. Successes on a closed breaker are not told one by one: each fact carries a reading of
-// their count.
-const (
-	Ticked         BreakerFactKind = iota // time passed
-	CallFailed                            // an admitted call of a closed breaker failed
-	ProbeSucceeded                        // a half-open call succeeded
-	ProbeFailed                           // a half-open call failed
-	Reconfigured                          // Settings are new; evidence starts anew, the state stays
-)
-
-// BreakerFact is one thing that happened to a breaker.
-type BreakerFact struct {
-	Kind BreakerFactKind
-	// Epoch is that of the snapshot under which the call was admitted.
-	Epoch uint64
-	// Seen is the number of successes counted in that epoch, read before the fact was sent. The core credits
-	// what is new in it first, so that successes on their way can never be missing when a failure is judged.
-	Seen     uint64
-	Out      int32   // half-open calls, of whatever epoch, that have not ended
-	Began    Instant // when the last one of this epoch was admitted
-	Now      Instant
-	Settings *Breaker // of Reconfigured only: complete and valid
-}
-
-// BreakerSnapshot is a breaker's decision and what led to it.
-type BreakerSnapshot struct {
-	State BreakerState
-	Epoch uint64  // rises with every change of state
-	Until Instant // when Open: refuse until then, and then probe
-	// Probes is how many calls may be in flight once probing.
-	Probes int32
-	Trips  uint64 // how often it opened since it was made
-	// Hung says that it opened because probes did not end: they count no longer among those in flight.
-	Hung bool
-	// Good and Bad are the window's counts that led to this state; Run is the run of failures.
-	Good, Bad uint64
-	Run       int
-	Settings  Breaker // in force
-}
-
-// BreakerCore is the state machine. It is not safe for concurrent use.
-type BreakerCore struct {
-	snap     BreakerSnapshot
-	now      Instant
-	window   stats.Window
-	credited uint64  // successes of this epoch that the window already holds
-	run      int     // failures since the last success
-	passed   int     // successful probes of this epoch
-	since    Instant // the last sign of life while half-open
-	idle     int     // ticks since evidence last arrived
-}
-
-// NewBreaker makes a core from complete and valid settings. With the last snapshot of an earlier incarnation it
-// goes on from that decision and its settings, under a new epoch and without evidence.
-func NewBreaker(cfg Breaker, last *BreakerSnapshot) *BreakerCore {
-	c := &BreakerCore{}
-	if last != nil {
-		c.snap, cfg = *last, last.Settings
-	}
-	c.reconfigure(cfg)
-	return c
-}
-
-// Snapshot returns the current decision.
-func (c *BreakerCore) Snapshot() BreakerSnapshot { return c.snap }
-
-// Apply takes a fact and reports whether the decision changed.
-func (c *BreakerCore) Apply(f BreakerFact) bool {
-	c.now = max(c.now, f.Now)
-	if f.Kind == Reconfigured {
-		c.reconfigure(*f.Settings)
-		return true
-	}
-	if f.Epoch != c.snap.Epoch {
-		return false // admitted before the last change: it changes nothing any more
-	}
-	c.window.Advance(int64(c.now))
-	switch c.snap.State {
-	case Closed:
-		return c.applyClosed(f)
-	case Open:
-		if f.Kind == Ticked && c.now >= c.snap.Until {
-			return c.become(HalfOpen)
-		}
-	case HalfOpen:
-		return c.applyHalfOpen(f)
-	}
-	return false
-}
-
-// Next is when a tick is due: at the edge of the bucket while evidence arrives, never when idle; when half-open, at the
-// end of the patience with its probes. An open breaker needs none: the first call that comes late enough brings the
-// tick.
-func (c *BreakerCore) Next() Instant {
-	switch {
-	case c.snap.State == HalfOpen:
-		return c.since.Add(c.patience())
-	case c.snap.State == Closed && c.idle <= stats.Buckets:
-		return Instant(c.window.NextEdge())
-	}
-	return 0
-}
-
-// patience is how long a probe may take: as long as the breaker was open, and long enough not to blame a busy processor.
-func (c *BreakerCore) patience() time.Duration {
-	return max(c.snap.Settings.OpenFor, time.Second)
-}
-
-// Credited is how many coalesced successes of this epoch have been counted; an idle breaker whose reading is
-// higher must not fall asleep.
-func (c *BreakerCore) Credited() uint64 { return c.credited }
-
-func (c *BreakerCore) applyClosed(f BreakerFact) bool {
-	if f.Seen > c.credited {
-		c.window.Good(f.Seen - c.credited)
-		c.credited, c.run, c.idle = f.Seen, 0, 0
-	}
-	switch f.Kind {
-	case Ticked:
-		c.idle++
-		return false
-	case CallFailed:
-		c.window.Bad(1)
-		c.idle = 0
-		if f.Seen < c.credited {
-			return c.judge() // overtaken on its way: successes that came after it end no run, and it begins none
-		}
-		c.run++
-		return c.judge()
-	}
-	return false
-}
-
-func (c *BreakerCore) judge() bool {
-	if c.snap.Settings.Consecutive > 0 && c.run >= c.snap.Settings.Consecutive {
-		return c.become(Open)
-	}
-	if good, bad := c.window.Totals(); c.snap.Settings.FailureRate > 0 && good+bad >= uint64(c.snap.Settings.MinCalls) &&
-		float64(bad) >= c.snap.Settings.FailureRate*float64(good+bad) {
-		return c.become(Open)
-	}
-	return false
-}
-
-func (c *BreakerCore) applyHalfOpen(f BreakerFact) bool {
-	switch f.Kind {
-	case Ticked:
-		if c.since = max(c.since, f.Began); c.now < c.since.Add(c.patience()) {
-			return false
-		}
-		if c.since = c.now; f.Out > 0 { // nobody came, or nobody came back
-			c.become(Open)
-			c.snap.Hung = true
-			return true
-		}
-	case ProbeFailed:
-		c.window.Bad(1)
-		c.run++
-		return c.become(Open)
-	case ProbeSucceeded:
-		c.window.Good(1)
-		c.run, c.since = 0, c.now
-		if c.passed++; c.passed >= c.snap.Settings.Successes {
-			return c.become(Closed)
-		}
-	}
-	return false
-}
-
-// become is the only place where the state changes. Every change begins a new epoch with no evidence.
-func (c *BreakerCore) become(s BreakerState) bool {
-	good, bad := c.window.Totals()
-	c.snap = BreakerSnapshot{
-		State: s, Epoch: c.snap.Epoch + 1, Probes: c.snap.Probes, Trips: c.snap.Trips,
-		Good: good, Bad: bad, Run: c.run, Settings: c.snap.Settings,
-	}
-	c.since = c.now
-	if s == Open {
-		c.snap.Trips++
-		c.snap.Until = c.now.Add(c.snap.Settings.OpenFor)
-	}
-	c.forget()
-	return true
-}
-
-func (c *BreakerCore) reconfigure(cfg Breaker) {
-	c.snap.Settings, c.snap.Probes = cfg, int32(cfg.Probes)
-	c.snap.Epoch++
-	c.since = c.now
-	c.window = stats.NewWindow(int64(cfg.Window))
-	c.window.Advance(int64(c.now))
-	c.forget()
-}
-
-func (c *BreakerCore) forget() {
-	c.window.Clear()
-	c.credited, c.run, c.passed, c.idle = 0, 0, 0, stats.Buckets+1
+// unit is the n-th number in [0, 1) of a seed: the n-th output of SplitMix64 (G. Steele, D. Lea, C. Flood, "Fast
+// Splittable Pseudorandom Number Generators", OOPSLA 2014), which can be had without those before it.
+func unit(seed, n uint64) float64 {
+	z := seed + n*0x9e3779b97f4a7c15
+	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+	z = (z ^ z>>27) * 0x94d049bb133111eb
+	return float64((z^z>>31)>>11) / (1 << 53)
 }

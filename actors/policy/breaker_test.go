@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,7 +12,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"pgregory.net/rapid"
 )
 
 var rewrite = flag.Bool("rewrite", false, "write the golden traces anew; review the diff")
@@ -38,74 +38,100 @@ func TestScripts(t *testing.T) {
 	}
 }
 
+// Names of facts and orders in scripts.
+var (
+	scriptFacts = map[string]BreakerFact{
+		"tick": {Kind: Ticked}, "fail": {Kind: CallFailed}, "fail_slow": {Kind: CallFailed, Slow: true}, "slow": {Kind: CallSlow, Slow: true},
+		"probe_ok": {Kind: ProbeSucceeded}, "probe_slow": {Kind: ProbeSucceeded, Slow: true}, "probe_fail": {Kind: ProbeFailed},
+		"settings": {Kind: Reconfigured}, "order": {Kind: Ordered},
+	}
+	scriptOrders = map[string]BreakerOrderKind{
+		"force_open": ForceOpen, "force_closed": ForceClosed, "disable": Disable, "reset": Reset, "automatic": Automatic,
+	}
+)
+
+// replay runs a script. A fact is "kind now epoch seen" and, where it matters, "out=1 began=5"; an order is followed by
+// its kind and "ttl=1ms", new settings by JSON.
 func replay(t *testing.T, script string) string {
 	t.Helper()
 	var out strings.Builder
 	var core *BreakerCore
+	settings := func(n int, text string) Breaker {
+		var cfg Breaker
+		require.NoError(t, json.Unmarshal([]byte(text), &cfg), "line %d", n)
+		cfg = cfg.WithDefaults().(Breaker)
+		require.NoError(t, cfg.Validate())
+		return cfg
+	}
 	for n, line := range strings.Split(script, "\n") {
+		n++
 		line = strings.TrimSpace(line)
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}
 		if core == nil {
-			var cfg Breaker
-			require.NoError(t, json.Unmarshal([]byte(line), &cfg), "line %d", n+1)
-			cfg = cfg.WithDefaults().(Breaker)
-			require.NoError(t, cfg.Validate())
-			core = NewBreaker(cfg, nil)
+			core = NewBreaker(settings(n, line), nil)
 			continue
 		}
-		var kind string
-		var f BreakerFact
-		var epoch int64
-		_, err := fmt.Sscanf(line, "%s %d %d %d", &kind, &f.Now, &epoch, &f.Seen)
-		require.NoError(t, err, "line %d: %s", n+1, line)
-		f.Epoch = uint64(epoch)
-		f.Kind = map[string]BreakerFactKind{"tick": Ticked, "fail": CallFailed, "probe_ok": ProbeSucceeded, "probe_fail": ProbeFailed}[kind]
+		words := append(strings.SplitN(line, " ", 5), "")
+		require.GreaterOrEqual(t, len(words), 5, "line %d: %s", n, line)
+		f, known := scriptFacts[words[0]]
+		require.True(t, known, "line %d: %s", n, line)
+		_, err := fmt.Sscan(strings.Join(words[1:4], " "), &f.Now, &f.Epoch, &f.Seen)
+		require.NoError(t, err, "line %d: %s", n, line)
+		switch rest := words[4]; f.Kind {
+		case Reconfigured:
+			cfg := settings(n, rest)
+			f.Settings = &cfg
+		case Ordered:
+			kind, ttl, _ := strings.Cut(rest, " ttl=")
+			f.Order = &BreakerOrder{Kind: scriptOrders[kind], Reason: "script", By: "test"}
+			if ttl != "" {
+				f.Order.TTL, err = time.ParseDuration(ttl)
+				require.NoError(t, err, "line %d: %s", n, line)
+			}
+			require.NoError(t, f.Order.Validate(), "line %d: %s", n, line)
+		default:
+			for _, word := range strings.Fields(rest) {
+				name, value, _ := strings.Cut(word, "=")
+				_, err := fmt.Sscan(value, map[string]any{"out": &f.Out, "began": &f.Began}[name])
+				require.NoError(t, err, "line %d: %s", n, line)
+			}
+		}
 		if core.Apply(f) {
 			s := core.Snapshot()
-			fmt.Fprintf(&out, "line %d: %s epoch %d good %d bad %d run %d trips %d until %d\n", n+1, s.State, s.Epoch, s.Good, s.Bad, s.Run, s.Trips, s.Until)
+			fmt.Fprintf(&out, "line %d: %s%s\n", n, told(&s), order(&s))
 		}
 	}
 	return out.String()
 }
 
-func breaker(cfg Breaker) *BreakerCore { return NewBreaker(cfg.WithDefaults().(Breaker), nil) }
-
-// Every transition, and what must not be one.
-func TestBreakerTransitions(t *testing.T) {
-	const second = Instant(time.Second)
-	cfg := Breaker{Consecutive: 2, OpenFor: time.Second, Probes: 2}
-	fail := func(now Instant) BreakerFact { return BreakerFact{Kind: CallFailed, Now: now} }
-	opened := []BreakerFact{fail(1), fail(2)}
-	probing := append(opened[:2:2], BreakerFact{Kind: Ticked, Now: 2 + second})
-	for _, row := range []struct {
-		name  string
-		facts []BreakerFact
-		want  BreakerState
-	}{
-		{"starts closed", nil, Closed},
-		{"one failure is not two in a row", opened[:1], Closed},
-		{"two are", opened, Open},
-		{"a success between them ends the run", []BreakerFact{fail(1), {Kind: CallFailed, Now: 2, Seen: 1}}, Closed},
-		{"a failure that was overtaken by successes lengthens no run", []BreakerFact{{Kind: CallFailed, Now: 1, Seen: 5}, {Kind: CallFailed, Now: 2, Seen: 3}}, Closed},
-		{"open stays open before its time", append(opened[:2:2], BreakerFact{Kind: Ticked, Now: 1 + second}), Open},
-		{"and probes at it, boundary included", probing, HalfOpen},
-		{"one good probe of two does not close", append(probing[:3:3], BreakerFact{Kind: ProbeSucceeded, Now: 3 * second}), HalfOpen},
-		{"two do", append(probing[:3:3], BreakerFact{Kind: ProbeSucceeded, Now: 3 * second}, BreakerFact{Kind: ProbeSucceeded, Now: 3 * second}), Closed},
-		{"a failed probe opens again", append(probing[:3:3], BreakerFact{Kind: ProbeSucceeded, Now: 3 * second}, BreakerFact{Kind: ProbeFailed, Now: 3 * second}), Open},
-		{"a clock that goes back does not close it early", append(opened[:2:2], BreakerFact{Kind: Ticked, Now: 0}), Open},
-	} {
-		t.Run(row.name, func(t *testing.T) {
-			c := breaker(cfg)
-			for _, f := range row.facts {
-				f.Epoch = c.Snapshot().Epoch
-				c.Apply(f)
-			}
-			require.Equal(t, row.want, c.Snapshot().State)
-		})
+// told is a snapshot in words.
+func told(s *BreakerSnapshot) string {
+	text := fmt.Sprintf("%s epoch %d good %d bad %d slow %d run %d trips %d", s.State, s.Epoch, s.Good, s.Bad, s.Slow, s.Run, s.Trips)
+	switch s.State {
+	case Open:
+		text += fmt.Sprintf(" until %d streak %d", s.Until, s.Streak)
+	case Ramping:
+		text += fmt.Sprintf(" share %v until %d", s.Share, s.Grows)
 	}
+	if s.Cause != "" {
+		text += " because " + string(s.Cause)
+	}
+	return text
 }
+
+func order(s *BreakerSnapshot) string {
+	switch {
+	case s.Order.Kind == 0:
+		return ""
+	case s.OrderUntil == 0:
+		return ", order " + s.Order.Kind.String()
+	}
+	return fmt.Sprintf(", order %s until %d", s.Order.Kind, s.OrderUntil)
+}
+
+func breaker(cfg Breaker) *BreakerCore { return NewBreaker(cfg.WithDefaults().(Breaker), nil) }
 
 func TestBreakerIgnoresFactsOfAnotherEpoch(t *testing.T) {
 	c := breaker(Breaker{Consecutive: 1, OpenFor: 1, Probes: 1})
@@ -137,54 +163,6 @@ func TestBreakerKeepsItsStateWhenReconfigured(t *testing.T) {
 	require.True(t, c.Apply(BreakerFact{Kind: Reconfigured, Now: 6, Settings: &cfg}))
 	require.Equal(t, Open, c.Snapshot().State)
 	require.Equal(t, cfg, c.Snapshot().Settings)
-}
-
-// The breaker must agree with the slow, obvious model: a list of calls, judged at each failure.
-func TestBreakerAgreesWithAListOfCalls(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		cfg := Breaker{
-			FailureRate: rapid.Float64Range(0.1, 1).Draw(t, "rate"), MinCalls: rapid.IntRange(1, 12).Draw(t, "min"),
-			Window: 10 * time.Millisecond, Consecutive: rapid.IntRange(0, 4).Draw(t, "consecutive"),
-		}.WithDefaults().(Breaker)
-		c := NewBreaker(cfg, nil)
-		const width = Instant(time.Millisecond)
-		type past struct {
-			bucket Instant
-			bad    bool
-		}
-		var calls []past
-		var now Instant
-		var seen uint64
-		run := 0
-		for range rapid.IntRange(1, 80).Draw(t, "calls") {
-			now += Instant(rapid.Int64Range(0, int64(3*width)).Draw(t, "dt"))
-			bad := rapid.Bool().Draw(t, "bad")
-			calls = append(calls, past{now / width, bad})
-			if !bad { // told at once here: that it may be told late is tested with the gate
-				seen++
-				run = 0
-				require.False(t, c.Apply(BreakerFact{Kind: Ticked, Epoch: 1, Seen: seen, Now: now}))
-				continue
-			}
-			run++
-			good, ill := 0, 0
-			for _, p := range calls {
-				if p.bucket > now/width-10 {
-					if p.bad {
-						ill++
-					} else {
-						good++
-					}
-				}
-			}
-			trips := cfg.Consecutive > 0 && run >= cfg.Consecutive || good+ill >= cfg.MinCalls && float64(ill) >= cfg.FailureRate*float64(good+ill)
-			require.Equal(t, trips, c.Apply(BreakerFact{Kind: CallFailed, Epoch: 1, Seen: seen, Now: now}))
-			if trips {
-				require.Equal(t, Open, c.Snapshot().State)
-				return
-			}
-		}
-	})
 }
 
 func TestBreakerNeedsNoTicksWhenIdle(t *testing.T) {
@@ -222,8 +200,45 @@ func TestSettingsOutOfRange(t *testing.T) {
 		"retry.Backoff.Base":       Retry{Backoff: Backoff{Base: -1, Max: 1, Factor: 1}},
 		"timeout.Limit is -1ns":    Timeout{Limit: -1},
 		"breaker.FailureRate is -": Breaker{FailureRate: -1},
+		"breaker.FailureRate NaN":  Breaker{FailureRate: math.NaN()},
+		"breaker.MinCalls > Calls": Breaker{Calls: 10, MinCalls: 11},
+		"breaker.Calls":            Breaker{Calls: 10_001},
+		"breaker.Calls is -1":      Breaker{Calls: -1},
+		"breaker.SlowCall":         Breaker{SlowCall: -1},
+		"breaker.SlowRate":         Breaker{SlowRate: 0.5},
+		"breaker.SlowRate is 2":    Breaker{SlowRate: 2, SlowCall: 1},
+		"breaker.OpenFor is long":  Breaker{OpenFor: maxLimit + 1},
+		"breaker.OpenMax":          Breaker{OpenFor: 2, OpenMax: 1},
+		"breaker.OpenGrowth":       Breaker{OpenGrowth: 0.5},
+		"breaker.OpenGrowth NaN":   Breaker{OpenGrowth: math.NaN()},
+		"breaker.OpenJitter":       Breaker{OpenJitter: 1.1},
+		"breaker.ProbeFailureRate": Breaker{ProbeFailureRate: -0.1},
+		"breaker.Dwell":            Breaker{Dwell: -1},
+		"breaker.Ramp":             Breaker{Ramp: []float64{0.5, 0.1}},
+		"breaker.Ramp to 1":        Breaker{Ramp: []float64{0.5, 1}},
+		"breaker.Ramp from 0":      Breaker{Ramp: []float64{0}},
+		"breaker.Ramp twice":       Breaker{Ramp: []float64{0.5, 0.5}},
+		"breaker.Ramp NaN":         Breaker{Ramp: []float64{math.NaN()}},
+		"breaker.Ramp is long":     Breaker{Ramp: make([]float64, 101)},
+		"breaker.RampStep":         Breaker{RampStep: -1},
 	} {
 		field, _, _ := strings.Cut(name, " ")
 		require.ErrorContains(t, cfg.WithDefaults().Validate(), field)
 	}
+}
+
+func TestBreakerDefaults(t *testing.T) {
+	b := Breaker{}.WithDefaults().(Breaker)
+	require.NoError(t, b.Validate())
+	require.Equal(t, 30*time.Second, b.OpenMax, "the delay does not grow")
+	require.Equal(t, 30*time.Second, b.Dwell)
+	require.Zero(t, b.SlowRate)
+	require.InDelta(t, 1, Breaker{SlowCall: 1}.WithDefaults().(Breaker).SlowRate, 0)
+	require.Equal(t, 5, Breaker{Calls: 5}.WithDefaults().(Breaker).MinCalls, "a window that is never full enough would never be judged")
+	require.Equal(t, 20, Breaker{Calls: 500}.WithDefaults().(Breaker).MinCalls)
+	require.Equal(t, time.Second, Breaker{OpenFor: 1}.WithDefaults().(Breaker).Dwell)
+	ramp := []float64{0.1, 0.5}
+	b = Breaker{Ramp: ramp}.WithDefaults().(Breaker)
+	ramp[0] = 7
+	require.Equal(t, []float64{0.1, 0.5}, b.Ramp, "the caller's slice is the caller's")
 }

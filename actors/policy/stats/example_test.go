@@ -18,3 +18,15 @@ func ExampleWindow() {
 	// 9 1
 	// 0 0
 }
+
+func ExampleLastCalls() {
+	w := stats.NewLastCalls(3)
+	w.Add(true, false)
+	w.Good(2)
+	fmt.Println(w.Counts())
+	w.Add(false, true) // the failure is not among the last three any more
+	fmt.Println(w.Counts())
+	// Output:
+	// {2 1 0}
+	// {3 0 1}
+}

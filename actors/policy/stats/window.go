@@ -5,15 +5,19 @@ package stats
 // Buckets is how many buckets a window has: evidence expires in steps of a tenth of the window.
 const Buckets = 10
 
+// Counts is how many events of a window were what. Slow ones are counted among the good or bad ones too.
+type Counts struct{ Good, Bad, Slow uint64 }
+
+// Total is how many events there were.
+func (c Counts) Total() uint64 { return c.Good + c.Bad }
+
 // Window counts good and bad events of a sliding span of time. Good events expire like bad ones: a rate that
 // forgets its successes only ever rises.
 type Window struct {
 	width   int64 // of one bucket, in nanoseconds
 	head    int64 // the number of the newest bucket since the clock's zero
-	buckets [Buckets]counts
+	buckets [Buckets]Counts
 }
-
-type counts struct{ good, bad uint64 }
 
 // NewWindow makes a window over span nanoseconds. A span below ten nanoseconds counts as ten.
 func NewWindow(span int64) Window { return Window{width: max(span/Buckets, 1)} }
@@ -27,27 +31,37 @@ func (w *Window) Advance(now int64) {
 	}
 	for w.head < at {
 		w.head++
-		w.buckets[w.head%Buckets] = counts{}
+		w.buckets[w.head%Buckets] = Counts{}
 	}
 }
 
 // Good adds n good events at the newest bucket.
-func (w *Window) Good(n uint64) { w.buckets[w.head%Buckets].good += n }
+func (w *Window) Good(n uint64) { w.buckets[w.head%Buckets].Good += n }
 
 // Bad adds n bad events at the newest bucket.
-func (w *Window) Bad(n uint64) { w.buckets[w.head%Buckets].bad += n }
+func (w *Window) Bad(n uint64) { w.buckets[w.head%Buckets].Bad += n }
 
-// Totals returns the events still inside the window as of the last Advance.
-func (w *Window) Totals() (good, bad uint64) {
+// Slow says that n of the events of the newest bucket were slow.
+func (w *Window) Slow(n uint64) { w.buckets[w.head%Buckets].Slow += n }
+
+// Counts returns the events still inside the window as of the last Advance.
+func (w *Window) Counts() (sum Counts) {
 	for _, b := range w.buckets {
-		good += b.good
-		bad += b.bad
+		sum.Good += b.Good
+		sum.Bad += b.Bad
+		sum.Slow += b.Slow
 	}
-	return good, bad
+	return sum
+}
+
+// Totals returns the good and bad events still inside the window as of the last Advance.
+func (w *Window) Totals() (good, bad uint64) {
+	sum := w.Counts()
+	return sum.Good, sum.Bad
 }
 
 // NextEdge is the instant at which the newest bucket is full and a new one begins.
 func (w *Window) NextEdge() int64 { return (w.head + 1) * w.width }
 
 // Clear forgets all events and keeps the place in time.
-func (w *Window) Clear() { w.buckets = [Buckets]counts{} }
+func (w *Window) Clear() { w.buckets = [Buckets]Counts{} }

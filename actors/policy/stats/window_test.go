@@ -14,8 +14,8 @@ func TestWindowAgreesWithAListOfEvents(t *testing.T) {
 		w := NewWindow(span)
 		width := span / Buckets
 		type event struct {
-			bucket int64
-			bad    bool
+			bucket    int64
+			bad, slow bool
 		}
 		var events []event
 		var now, newest int64
@@ -24,26 +24,33 @@ func TestWindowAgreesWithAListOfEvents(t *testing.T) {
 			now = max(now, 0)
 			newest = max(newest, now/width)
 			w.Advance(now)
-			bad := rapid.Bool().Draw(t, "bad")
-			events = append(events, event{newest, bad})
+			bad, slow := rapid.Bool().Draw(t, "bad"), rapid.Bool().Draw(t, "slow")
+			events = append(events, event{newest, bad, slow})
+			if slow {
+				w.Slow(1)
+			}
 			if bad {
 				w.Bad(1)
 			} else {
 				w.Good(1)
 			}
-			var good, ill uint64
+			var want Counts
 			for _, e := range events {
-				switch {
-				case e.bucket <= newest-Buckets:
-				case e.bad:
-					ill++
-				default:
-					good++
+				if e.bucket <= newest-Buckets {
+					continue
+				}
+				if e.bad {
+					want.Bad++
+				} else {
+					want.Good++
+				}
+				if e.slow {
+					want.Slow++
 				}
 			}
-			g, b := w.Totals()
-			require.Equal(t, good, g)
-			require.Equal(t, ill, b)
+			require.Equal(t, want, w.Counts())
+			good, ill := w.Totals()
+			require.Equal(t, want, Counts{good, ill, want.Slow})
 			require.Equal(t, (newest+1)*width, w.NextEdge())
 		}
 	})

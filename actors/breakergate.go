@@ -1,0 +1,273 @@
+package actors
+
+import (
+	"time"
+
+	"github.com/forseti-go/forseti/actors/policy"
+	"github.com/forseti-go/forseti/messages"
+)
+
+// refusal is why a breaker does not let a call pass, and for how long not (0: unknown). The zero refusal is none.
+type refusal struct {
+	reason string
+	after  time.Duration
+}
+
+func (b *breaker) wrap(next step) step { return guarded(b, next) }
+
+func (b *breaker) admit(c *call) error {
+	v, no := b.enter(c)
+	if v != nil {
+		c.hold(b, v)
+		return nil
+	}
+	if no.reason == "" {
+		return nil
+	}
+	if c.observes(&b.layerBase) {
+		c.wouldHave(&b.layerBase, "refused")
+		return nil
+	}
+	return c.reject(b.name, no.reason, no.after, messages.ErrBreakerOpen)
+}
+
+// enter returns the view under which a call is admitted and counted, or nil: then it is refused, or, by order of an
+// operator, runs without being counted.
+func (b *breaker) enter(c *call) (*breakerView, refusal) {
+	v := b.view.Load()
+	if v.admits {
+		return v, refusal{}
+	}
+	if left := v.shut.Sub(policy.Instant(c.now)); left > 0 {
+		return nil, refusal{"open", left}
+	}
+	return b.decide(c)
+}
+
+// decide is what enter does when there is something to decide.
+func (b *breaker) decide(c *call) (v *breakerView, no refusal) {
+	for range 4 { // a view that moves on under us four times over is as good as a refusal
+		v = b.view.Load()
+		order := v.OrderAt(policy.Instant(c.now))
+		if order == 0 && v.Order.Kind != 0 && b.await(c, policy.Ticked, v) {
+			continue // its time is up, and now the actor knows
+		}
+		switch order {
+		case policy.ForceOpen:
+			no.reason = "forced_open"
+			if v.OrderUntil != 0 {
+				no.after = v.OrderUntil.Sub(policy.Instant(c.now))
+			}
+			return nil, no
+		case policy.Disable:
+			return nil, refusal{}
+		}
+		admitted, no, again := b.automatic(c, v)
+		if again {
+			continue
+		}
+		if order == policy.ForceClosed {
+			no = refusal{}
+		}
+		if !admitted {
+			return nil, no
+		}
+		return v, refusal{}
+	}
+	if v.OrderAt(policy.Instant(c.now)) == policy.ForceClosed {
+		return nil, refusal{}
+	}
+	return nil, refusal{reason: "open"}
+}
+
+// automatic is the breaker's own decision. again says that the view has moved on: ask the new one.
+func (b *breaker) automatic(c *call, v *breakerView) (admitted bool, no refusal, again bool) {
+	now := policy.Instant(c.now)
+	switch v.State {
+	case policy.Closed:
+		return true, no, false
+	case policy.Ramping:
+		if now >= v.Grows {
+			// A host that judges nothing any more must not keep the way half shut.
+			again = b.await(c, policy.Ticked, v)
+			return !again, no, again
+		}
+		if v.passes() {
+			return true, no, false
+		}
+		return false, refusal{"ramping", v.Grows.Sub(now)}, false
+	case policy.Open:
+		if left := v.Until.Sub(now); left > 0 {
+			return false, refusal{"open", left}, false
+		}
+		if b.await(c, policy.Ticked, v) {
+			return false, no, true
+		}
+		// Nor must it keep the way shut: probe all the same.
+	}
+	if !b.takeProbe(v, c.now) {
+		return false, refusal{reason: "open"}, false // until a probe in flight has ended
+	}
+	if b.view.Load() == v {
+		return true, no, false
+	}
+	b.returnProbe(v) // it moved on between the look and the permit
+	return false, no, true
+}
+
+// parts is a share of 1 in parts of 2^64.
+func parts(share float64) uint64 { return uint64(share * (1 << 64)) }
+
+// passes reports whether the next call belongs to the share that passes: the shares are added up, and the call at which
+// the sum runs over does (J. Bresenham, "Algorithm for computer control of a digital plotter", IBM Systems Journal, 1965).
+func (v *breakerView) passes() bool { return v.ramp.Add(v.share) < v.share }
+
+func (b *breaker) await(c *call, kind policy.BreakerFactKind, v *breakerView) bool {
+	return b.host.Await(c.caller, b.fact(kind, v, c.now))
+}
+
+func (b *breaker) takeProbe(v *breakerView, now int64) bool {
+	for {
+		n := b.probes.Load()
+		if n >= v.Probes {
+			return false
+		}
+		v.began.Store(now) // first: a tick that counts this probe must not take it for an old one
+		if b.probes.CompareAndSwap(n, n+1) {
+			v.out.Add(1)
+			return true
+		}
+	}
+}
+
+// returnProbe gives a half-open permit back, unless it was written off.
+func (b *breaker) returnProbe(v *breakerView) {
+	for {
+		n := v.out.Load()
+		if n <= 0 {
+			return
+		}
+		if v.out.CompareAndSwap(n, n-1) {
+			b.probes.Add(-1)
+			return
+		}
+	}
+}
+
+func (b *breaker) done(c *call, h hold, err error) { b.report(c, h, err) }
+
+// report tells how an admitted call ended.
+func (b *breaker) report(c *call, h hold, err error) {
+	v := h.token.(*breakerView)
+	if v.plain && c.verdict == succeeded {
+		b.succeeded(c, v)
+		return
+	}
+	b.weigh(c, v, h, err)
+}
+
+// succeeded counts a quick success.
+func (b *breaker) succeeded(c *call, v *breakerView) {
+	v.good.add(c.lane, 1)
+	if v.asleep.Load() {
+		b.rouse(c, v)
+	}
+}
+
+// weigh is report for all that is more than a quick success on a breaker that counts.
+func (b *breaker) weigh(c *call, v *breakerView, h hold, err error) {
+	class := b.classify(c, v, h, err)
+	slow := v.Settings.SlowCall > 0 && time.Duration(c.now-h.at) >= v.Settings.SlowCall
+	counts := v.State.Counts()
+	var kind policy.BreakerFactKind
+	switch {
+	case class == policy.Failure && counts:
+		kind = policy.CallFailed
+	case class == policy.Failure:
+		kind = policy.ProbeFailed
+	case class != policy.Success:
+		b.drop(c, v)
+		return
+	case !counts:
+		kind = policy.ProbeSucceeded
+	case slow:
+		kind = policy.CallSlow
+	default:
+		b.succeeded(c, v)
+		return
+	}
+	if b.view.Load().Epoch == v.Epoch { // an older epoch needs no message
+		f := b.fact(kind, v, c.now)
+		f.Slow = slow
+		b.host.Await(c.caller, f)
+	}
+	b.drop(c, v)
+}
+
+// classify says what the call counts as. Refusals by what is inside, and a caller's own cancellation, say nothing about
+// the downstream, nor does an input that can never succeed. What a fallback inside answered is still what it answered for.
+func (b *breaker) classify(c *call, v *breakerView, h hold, err error) policy.Class {
+	class := policy.Failure
+	came, err := c.beneath(err)
+	switch came {
+	case succeeded:
+		class = policy.Success
+	case failed, timedOut:
+	default:
+		return policy.Ignored
+	}
+	if ask := v.Settings.Classify; ask != nil {
+		c.held[c.holds] = h // taken again, to be given back if the user's function does not return
+		c.holds++
+		class = ask(returnedValue(c, err), err)
+		c.unhold()
+	} else if messages.Permanent(err) {
+		class = policy.Ignored
+	}
+	return class
+}
+
+// returnedValue is what the function returned; nil when it did not, or too late, or a fallback answered for it.
+func returnedValue(c *call, err error) any {
+	if _, panicked := err.(*messages.PanicError); panicked || c.verdict == timedOut || c.verdict == answered { //nolint:errorlint // ours, and never wrapped
+		return nil
+	}
+	return c.inv.value()
+}
+
+// drop gives an admission back without a verdict.
+func (b *breaker) drop(_ *call, token any) {
+	if v := token.(*breakerView); !v.State.Counts() {
+		b.returnProbe(v)
+	}
+}
+
+// rouse tells a sleeping breaker of the first success, so that it is counted at its time.
+//
+//go:noinline
+func (b *breaker) rouse(c *call, v *breakerView) {
+	if v.asleep.CompareAndSwap(true, false) {
+		b.host.Tell(b.fact(policy.Ticked, v, c.now))
+	}
+}
+
+// room takes the calls while ramping for as many as you like: their share is a matter of how many come.
+func (b *breaker) room(now int64, _ int) (n int, wait time.Duration, blame bool) {
+	v, at := b.view.Load(), policy.Instant(now)
+	switch v.OrderAt(at) {
+	case policy.ForceOpen:
+		if v.OrderUntil != 0 {
+			wait = v.OrderUntil.Sub(at)
+		}
+		return 0, wait, true
+	case policy.ForceClosed, policy.Disable:
+		return maxRoom, 0, true
+	}
+	switch {
+	case v.State.Counts():
+		return maxRoom, 0, true
+	case v.State == policy.Open && v.Until > at:
+		return 0, v.Until.Sub(at), true
+	}
+	return int(max(v.Probes-b.probes.Load(), 0)), 0, true
+}
