@@ -31,6 +31,7 @@ type System struct {
 	log      *slog.Logger
 	base     time.Time
 	actors   *actor.ActorSystem
+	lodger   bool // that is somebody else's
 	root     *actor.RootContext
 	top      *actor.PID // the actor above all others
 	gone     chan struct{}
@@ -49,32 +50,52 @@ type System struct {
 
 // NewSystem starts a system.
 func NewSystem(o Options) (*System, error) {
-	if o.Logger == nil {
-		o.Logger = slog.Default()
-	}
-	s := &System{
-		node: o.Node, log: o.Logger, base: time.Now().Add(-time.Second), gone: make(chan struct{}),
-		workers: &workers{}, restarts: o.Restarts.withDefaults(), pipelines: map[string]*Pipeline{},
-	}
+	s := prepared(o)
 	s.actors = actor.NewActorSystem(
-		actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return slog.New(atLeast{o.Logger.Handler(), slog.LevelWarn}) }),
+		actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return slog.New(atLeast{s.log.Handler(), slog.LevelWarn}) }),
 		actor.WithDeadLetterThrottleInterval(time.Millisecond), // its goroutine outlives each dead letter by this much
 		actor.WithDeadLetterThrottleCount(0),
 	)
+	if err := s.begin(s.actors.Root); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// lodge starts a system inside a foreign one: its top actor is the parent's child, and its end leaves that system alone.
+func lodge(parent actor.Context, o Options) (*System, error) {
+	s := prepared(o)
+	s.actors, s.lodger = parent.ActorSystem(), true
+	if err := s.begin(parent); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func prepared(o Options) *System {
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	return &System{
+		node: o.Node, log: o.Logger, base: time.Now().Add(-time.Second), gone: make(chan struct{}),
+		workers: &workers{}, restarts: o.Restarts.withDefaults(), pipelines: map[string]*Pipeline{},
+	}
+}
+
+// begin starts what a system consists of, under a parent.
+func (s *System) begin(parent actor.SpawnerContext) (err error) {
 	s.root = s.actors.Root
 	s.wheel = newWheel(s.now)
-	strategy := &supervisor{sys: s, policy: s.restarts, failures: map[string]failure{}}
-	props := actor.PropsFromFunc(s.receive, actor.WithDispatcher(inline{}), actor.WithSupervisor(strategy))
-	var err error
-	if s.top, err = s.root.SpawnNamed(props, "forseti"); err == nil {
+	props := actor.PropsFromFunc(s.receive, actor.WithDispatcher(inline{}), actor.WithSupervisor(newSupervisor(s)))
+	if s.top, err = parent.SpawnNamed(props, "forseti"); err == nil {
 		s.kill = newKillSwitch(s)
 		err = s.within(s.kill.start)
 	}
 	if err != nil {
 		s.wheel.close()
-		return nil, fmt.Errorf("actor system: %w", err)
+		return fmt.Errorf("actor system: %w", err)
 	}
-	return s, nil
+	return nil
 }
 
 // now is the instant on the system's clock: monotonic, and never zero.
@@ -195,7 +216,9 @@ func (s *System) Close(ctx context.Context) error {
 	if err := s.workers.close(ctx); err != nil {
 		errs = append(errs, fmt.Errorf("workers still busy in user code: %w", err))
 	}
-	s.actors.Shutdown()
+	if !s.lodger {
+		s.actors.Shutdown()
+	}
 	return errors.Join(errs...)
 }
 
