@@ -205,6 +205,7 @@ func (a *hookActor) employ() {
 		}
 	}
 	a.after = func() {
+		a.guest.ending.Store(true)
 		for begin := time.Now(); a.guest.pending.Load() > 0 && !a.guest.gone.Load() && time.Since(begin) < farewell; {
 			pause := time.NewTimer(time.Millisecond)
 			<-pause.C

@@ -64,6 +64,9 @@ const maxListed = 8
 
 // text is a value as a user would write it.
 func text(v reflect.Value) string {
+	if v.Kind() == reflect.Pointer {
+		return text(v.Elem())
+	}
 	switch x := v.Interface().(type) {
 	case time.Duration:
 		return short(x)
@@ -81,8 +84,6 @@ func text(v reflect.Value) string {
 		return "custom"
 	case reflect.Float32, reflect.Float64:
 		return strconv.FormatFloat(v.Float(), 'g', -1, 64)
-	case reflect.Pointer:
-		return text(v.Elem())
 	case reflect.Struct:
 		list := fields(v)
 		if len(list) == 0 {

@@ -23,6 +23,7 @@ type guest struct {
 	pending atomic.Int64
 	dropped atomic.Uint64
 	gone    atomic.Bool
+	ending  atomic.Bool // it is waited for
 }
 
 var errNoActor = errors.New("no actor was made")
@@ -80,22 +81,25 @@ type housed struct {
 	g *guest
 }
 
-// Receive lets a panic reach the supervisor, except at the end of an incarnation: an actor that panics while it stops
-// would never have stopped.
+// Receive lets a panic reach the supervisor, except at the end: an actor that panics while it stops would never have
+// stopped, and one that is waited for has nobody left who would restart it.
 func (h housed) Receive(c actor.Context) {
+	last := false
 	switch c.Message().(type) {
 	case *actor.Stopping:
 		h.g.gone.Store(true)
 		if h.g.left != nil {
 			h.g.left()
 		}
+		last = true
 	case *actor.Stopped, *actor.Restarting:
-	default:
-		h.Actor.Receive(c)
-		return
+		last = true
 	}
 	defer func() {
 		if r := recover(); r != nil {
+			if !last && !h.g.ending.Load() {
+				panic(r)
+			}
 			h.g.sys.log.Error("actor panicked while it ended", slog.String("actor", c.Self().Id), slog.Any("panic", r))
 		}
 	}()

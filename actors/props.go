@@ -45,25 +45,28 @@ func Props(layers ...policy.Config) (*actor.Props, error) {
 	return actor.PropsFromFunc(func(actor.Context) {}, actor.WithSpawnFunc(spawn)), nil
 }
 
-// lodger is the actor: it has a system of ours inside another actor system, and a pipeline in it.
+// lodger is the actor: it has a system of ours inside another actor system, and a pipeline in it. Its children are stopped
+// by Proto.Actor between the two halves of its end.
 type lodger struct {
 	name string
 	spec Spec
 	door *frontDoor
-	sys  *System
 }
 
 // Receive moves in and out. Work does not come here: the door takes it.
 func (l *lodger) Receive(c actor.Context) {
 	switch c.Message().(type) {
 	case *actor.Started:
+		l.door.leave() // what was there before a restart
 		l.moveIn(c)
 	case *actor.Restarting:
 		l.door.shut()
-		l.moveOut(c)
+		l.door.packUp()
 	case *actor.Stopping:
 		l.door.refuse()
-		l.moveOut(c)
+		l.door.packUp()
+	case *actor.Stopped:
+		l.door.leave()
 	}
 }
 
@@ -72,24 +75,12 @@ func (l *lodger) moveIn(c actor.Context) {
 	if err != nil {
 		panic(err) // to its supervisor
 	}
-	l.sys = sys
+	l.door.sys = sys
 	p, err := sys.Pipeline(l.name, l.spec)
 	if err != nil {
-		l.moveOut(c)
 		panic(err)
 	}
 	l.door.openTo(p)
-}
-
-func (l *lodger) moveOut(c actor.Context) {
-	if l.sys == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), lodgerPatience)
-	defer cancel()
-	if err := l.sys.Close(ctx); err != nil {
-		l.sys.log.Warn("policy did not end in time", slog.String("actor", c.Self().Id), slog.Any("error", err))
-	}
 }
 
 // frontDoor is the mailbox of a lodger. Work never waits in it behind a stop, where Proto.Actor would lose it: it goes to
@@ -98,6 +89,9 @@ type frontDoor struct {
 	actor.Mailbox
 	home *actor.ActorSystem
 	open atomic.Pointer[Pipeline]
+
+	sys   *System   // of the actor; nil before it has one and after that has ended
+	until time.Time // it must have ended
 
 	mu      sync.Mutex
 	stopped bool
@@ -172,5 +166,34 @@ func (d *frontDoor) refuse() {
 	d.mu.Unlock()
 	for _, s := range queue {
 		d.turnAway(s, "stopped", messages.ErrStopped)
+	}
+}
+
+// packUp waits for what runs.
+func (d *frontDoor) packUp() {
+	if d.sys == nil {
+		return
+	}
+	d.until = time.Now().Add(lodgerPatience)
+	ctx, cancel := context.WithDeadline(context.Background(), d.until)
+	defer cancel()
+	_, err := d.sys.drain(ctx)
+	d.tell(err)
+}
+
+// leave ends what is left of the system, whose actors have stopped.
+func (d *frontDoor) leave() {
+	if d.sys == nil {
+		return
+	}
+	ctx, cancel := context.WithDeadline(context.Background(), d.until)
+	defer cancel()
+	d.tell(d.sys.end(ctx))
+	d.sys = nil
+}
+
+func (d *frontDoor) tell(err error) {
+	if err != nil {
+		d.sys.log.Warn("policy did not end in time", slog.String("actor", d.sys.top.Id), slog.Any("error", err))
 	}
 }

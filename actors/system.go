@@ -31,7 +31,6 @@ type System struct {
 	log      *slog.Logger
 	base     time.Time
 	actors   *actor.ActorSystem
-	lodger   bool // that is somebody else's
 	root     *actor.RootContext
 	top      *actor.PID // the actor above all others
 	gone     chan struct{}
@@ -62,10 +61,11 @@ func NewSystem(o Options) (*System, error) {
 	return s, nil
 }
 
-// lodge starts a system inside a foreign one: its top actor is the parent's child, and its end leaves that system alone.
+// lodge starts a system inside a foreign one. Its top actor is the parent's child, so it ends with the parent: by drain
+// when that stops or is restarted, and by end when its children have stopped. Close is not for it.
 func lodge(parent actor.Context, o Options) (*System, error) {
 	s := prepared(o)
-	s.actors, s.lodger = parent.ActorSystem(), true
+	s.actors = parent.ActorSystem()
 	if err := s.begin(parent); err != nil {
 		return nil, err
 	}
@@ -187,10 +187,23 @@ func (s *System) Refuse() {
 // stop, leaf first. Calls that still run after that have their limits met at once. It returns what did not end in time,
 // and is idempotent.
 func (s *System) Close(ctx context.Context) error {
+	first, err := s.drain(ctx)
+	if !first {
+		return nil
+	}
+	s.root.Stop(s.top)
+	err = errors.Join(err, s.end(ctx))
+	s.actors.Shutdown()
+	return err
+}
+
+// drain is the first half of the end: nothing new comes in, and what runs is waited for until ctx ends. Only the first
+// time counts.
+func (s *System) drain(ctx context.Context) (first bool, err error) {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
-		return nil
+		return false, nil
 	}
 	s.closed = true
 	pipelines := make([]*Pipeline, 0, len(s.pipelines))
@@ -202,11 +215,14 @@ func (s *System) Close(ctx context.Context) error {
 	s.Refuse()
 	var errs []error
 	for _, p := range pipelines {
-		if err := p.drain(ctx); err != nil {
-			errs = append(errs, err)
-		}
+		errs = append(errs, p.drain(ctx))
 	}
-	s.root.Stop(s.top)
+	return true, errors.Join(errs...)
+}
+
+// end is the second half: the actors have been told to stop, and are waited for until ctx ends, as are the workers.
+func (s *System) end(ctx context.Context) error {
+	var errs []error
 	select {
 	case <-s.gone:
 	case <-ctx.Done():
@@ -215,9 +231,6 @@ func (s *System) Close(ctx context.Context) error {
 	s.wheel.close()
 	if err := s.workers.close(ctx); err != nil {
 		errs = append(errs, fmt.Errorf("workers still busy in user code: %w", err))
-	}
-	if !s.lodger {
-		s.actors.Shutdown()
 	}
 	return errors.Join(errs...)
 }
