@@ -47,6 +47,7 @@ golden: ## write golden files anew; review the diff
 	$(GO) test -run 'Script' ./actors/policy -rewrite
 	$(GO) test -run 'Golden' ./messages -rewrite
 	$(GO) test -short ./cmd/forseti -rewrite
+	$(GO) test -run 'Prints' ./examples/quickstart -rewrite
 
 cover: ## coverage by package
 	$(GO) test -cover ./...

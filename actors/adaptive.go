@@ -61,13 +61,13 @@ type adaptiveCore interface {
 }
 
 func newAdaptive(b layerBase, cfg policy.Adaptive) *adaptive {
-	return &adaptive{layerBase: b, first: seeded(cfg), revive: func(cfg policy.Adaptive, last *policy.AdaptiveSnapshot) adaptiveCore {
+	return &adaptive{layerBase: b, first: withSeed(cfg), revive: func(cfg policy.Adaptive, last *policy.AdaptiveSnapshot) adaptiveCore {
 		return policy.NewAdaptive(cfg, last)
 	}}
 }
 
-// seeded makes pipelines and nodes that have the same settings probe at different times.
-func seeded(cfg policy.Adaptive) policy.Adaptive {
+// withSeed makes pipelines and nodes that have the same settings probe at different times.
+func withSeed(cfg policy.Adaptive) policy.Adaptive {
 	if cfg.Seed == 0 {
 		cfg.Seed = rand.Uint64()
 	}
@@ -92,7 +92,7 @@ func (a *adaptive) configure(cfg policy.Config) error {
 	if !ok {
 		return wrongKind(a.name, cfg)
 	}
-	c = seeded(c)
+	c = withSeed(c)
 	f := a.view.Load().fact(a.sys.now())
 	f.Settings = &c
 	return settle(a.host, f)

@@ -5,6 +5,7 @@ package actors
 import (
 	"context"
 	goruntime "runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -163,6 +164,28 @@ func BenchmarkRetry(b *testing.B) {
 	})
 }
 
+// BenchmarkOwn is what a policy or a guard of the user's costs, around nothing.
+func BenchmarkOwn(b *testing.B) {
+	ctx := context.Background()
+	sys := newSystem(b)
+	for name, spec := range map[string]Spec{
+		"nothing":      {},
+		"custom":       {Layers: []policy.Config{policy.Func("own", straight)}},
+		"actor guard":  {Guards: []Guard{ActorGuard("own", quiet)}},
+		"actor policy": {Layers: []policy.Config{ActorPolicy("own", quiet)}},
+		"via":          {Layers: []policy.Config{Via("own", newPipelineNamed(b, sys, "inner").PID())}},
+	} {
+		p, err := sys.Pipeline("own-"+strings.ReplaceAll(name, " ", "-"), spec)
+		require.NoError(b, err)
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				_, _ = Do0(ctx, p, nil, noop)
+			}
+		})
+	}
+}
+
 // BenchmarkPipeline is the whole call: fallback, timeout, retry, breaker, bulkhead.
 func BenchmarkPipeline(b *testing.B) {
 	ctx := context.Background()
@@ -218,6 +241,14 @@ func TestAllocations(t *testing.T) {
 	_, _ = Do(ctx, open, nil, fails)
 	layered := func(cfg policy.Config) *Pipeline { return newPipelineNamed(t, p.sys, "only-"+cfg.Kind(), cfg) }
 	hedged := layered(policy.Hedge{Idempotent: true, Delay: time.Hour})
+	alone := func(name string, layer policy.Config) *Pipeline {
+		p, err := p.sys.Pipeline(name, Spec{Layers: []policy.Config{layer}})
+		require.NoError(t, err)
+		return p
+	}
+	custom, asActor := alone("custom", policy.Func("own", straight)), alone("actor", ActorPolicy("own", quiet))
+	guardActor, err := p.sys.Pipeline("guard-actor", Spec{Guards: []Guard{ActorGuard("own", quiet)}})
+	require.NoError(t, err)
 	meta := &messages.Context{OrderID: "17", Tier: messages.Critical}
 	retrying := func(name string, cfg policy.Retry) *Pipeline {
 		cfg.Backoff = policy.Constant(0)
@@ -243,6 +274,9 @@ func TestAllocations(t *testing.T) {
 		{"five layers", 0, func() { _, _ = Do0(ctx, p, nil, noop) }},
 		{"with our context", 0, func() { _, _ = Do0(ctx, p, meta, noop) }},
 		{"guard and hook", 0, func() { _, _ = Do0(ctx, guarded, nil, noop) }},
+		{"guard that is an actor", 0, func() { _, _ = Do0(ctx, guardActor, nil, noop) }},
+		{"custom: what next runs, and next", 2, func() { _, _ = Do0(ctx, custom, nil, noop) }},
+		{"actor policy: the fact, and waking its actor", 2, func() { _, _ = Do0(ctx, asActor, nil, noop) }},
 		{"fn with context", 1, func() { _, _ = Do(ctx, p, nil, noopContext) }},
 		{"Try", 1, func() { _ = Try(ctx, p, nil, noopContext) }},
 		{"async", 1, func() { _, _ = Go(ctx, p, nil, noopContext).Await(ctx) }},

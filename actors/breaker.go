@@ -116,6 +116,8 @@ func (b *breaker) configure(cfg policy.Config) error {
 	return settle(b.host, f)
 }
 
+func (b *breaker) inForce() policy.Config { return b.view.Load().Settings }
+
 // publish runs in the actor.
 func (b *breaker) publish(s policy.BreakerSnapshot) {
 	old := b.view.Load()

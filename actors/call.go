@@ -354,8 +354,11 @@ func (c *call) broke(r any, err *error) {
 }
 
 // dropAll gives everything held back, innermost first, without a verdict.
-func (c *call) dropAll() {
-	for c.holds > 0 {
+func (c *call) dropAll() { c.dropTo(0) }
+
+// dropTo gives back what is held beyond the first n.
+func (c *call) dropTo(n int) {
+	for c.holds > n {
 		h := c.held[c.holds-1]
 		c.unhold()
 		h.by.drop(c, h.token)

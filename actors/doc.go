@@ -19,6 +19,9 @@
 //   - [Pipeline] composes layers once, and walks them with a pooled record, on the caller's goroutine ([Do]) or on
 //     a worker ([Go], and [messages.Execute] sent to its PID). It always answers.
 //   - Hooks and sinks are actors that run user code, so they run on workers, behind bounded queues.
+//   - What is the user's own: a layer as a plain type ([policy.Custom]) or as an actor ([ActorPolicy], [Via]), a guard
+//     ([GuardFunc], [ActorGuard]), a hook ([Hook], [ActorHook]). [Props] puts policies into a foreign actor system.
+//   - [Explain] says what a pipeline is made of, and what is wrong with that.
 //
 // What holds for users of this package:
 //
@@ -27,5 +30,7 @@
 //  3. A panic of user code becomes a *messages.PanicError; a permit comes back on every exit, Goexit included.
 //  4. A host that panics restarts from its last snapshot under our supervisor, with backoff; one that panics too
 //     often is quarantined: its last decision stays, an open breaker goes on to probe, an event says so.
-//  5. Close stops everything, leaf first, and waits.
+//  5. Actors of the user's run on workers, under the same supervisor; what they are told is bounded, and no call waits
+//     for it. One that is gone refuses nothing any more.
+//  6. Close stops everything, leaf first, and waits.
 package actors

@@ -24,6 +24,8 @@ type Hook struct {
 	OnFailure func(Moment) // an attempt failed, or a limit was met
 	OnRetry   func(Moment) // a retry follows, after Delay
 	OnReject  func(Moment) // a guard or a policy refused
+
+	make func() actor.Actor // of an ActorHook
 }
 
 // Moment is what a hook is told of.
@@ -71,6 +73,7 @@ type hookActor struct {
 	_       [56]byte
 	head    uint64 // of the one who drains
 	dropped atomic.Uint64
+	guest   *guest // of an ActorHook; nil otherwise
 }
 
 func newHookActor(p *Pipeline, h Hook, i int) *hookActor {
@@ -86,6 +89,9 @@ func newHookActor(p *Pipeline, h Hook, i int) *hookActor {
 		a.cells[i].seq.Store(uint64(i))
 	}
 	a.drainer = drainer{sys: p.sys, name: fmt.Sprintf("hook-%d-%s", i, h.Name), drain: a.tell}
+	if h.make != nil {
+		a.employ()
+	}
 	return a
 }
 
@@ -209,7 +215,9 @@ type drainer struct {
 	sys   *System
 	name  string
 	drain func()
-	last  func() // told before the last round; may be nil
+	born  func(actor.Context) // told before the first round of each incarnation; may be nil
+	last  func()              // told before the last round; may be nil
+	after func()              // told after it; may be nil
 	pid   *actor.PID
 	armed atomic.Bool // a kick is on its way
 	gone  atomic.Bool // nobody drains any more
@@ -219,7 +227,7 @@ type kick struct{}
 
 func (d *drainer) start(parent actor.SpawnerContext) (err error) {
 	d.armed.Store(true) // until it is there
-	props := actor.PropsFromFunc(d.receive, actor.WithDispatcher(d.sys.workers))
+	props := actor.PropsFromFunc(d.receive, actor.WithDispatcher(d.sys.workers), actor.WithSupervisor(newSupervisor(d.sys)))
 	d.pid, err = parent.SpawnNamed(props, d.name)
 	d.armed.Store(false)
 	return err
@@ -234,6 +242,9 @@ func (d *drainer) kick() {
 func (d *drainer) receive(c actor.Context) {
 	switch c.Message().(type) {
 	case *actor.Started, kick:
+		if _, started := c.Message().(*actor.Started); started && d.born != nil {
+			d.born(c)
+		}
 		d.armed.Store(false)
 		d.drain()
 	case *actor.Stopping: // what was pushed before the end is told
@@ -242,6 +253,9 @@ func (d *drainer) receive(c actor.Context) {
 		}
 		d.gone.Store(true) // before the last look: what comes after it sees the flag
 		for !d.drained() {
+		}
+		if d.after != nil {
+			d.after()
 		}
 	}
 }

@@ -23,6 +23,8 @@ type layer interface {
 	start(parent actor.SpawnerContext) error
 	// configure tells the actor its new settings, which must be complete, valid and of its kind.
 	configure(policy.Config) error
+	// inForce are the settings that count.
+	inForce() policy.Config
 	base() *layerBase
 }
 
@@ -46,9 +48,13 @@ type layerBase struct {
 	name string   // its kind, numbered when the pipeline has several
 	bit  uint64   // set in a call's ran when the layer was reached
 	acts *sampled // what it would have done, had it not only observed
+	told *atomic.Pointer[policy.Config]
 }
 
 func (l *layerBase) base() *layerBase { return l }
+
+// inForce are the settings that the layer was told last; one whose actor publishes them knows better.
+func (l *layerBase) inForce() policy.Config { return *l.told.Load() }
 
 // gatekeeper is a layer that admits or refuses, and is told how what it admitted ended. It takes part in permits too.
 type gatekeeper interface {
@@ -98,8 +104,14 @@ func newLayer(b layerBase, cfg policy.Config) (layer, error) {
 		return &timeout{settled: settled[policy.Timeout]{layerBase: b, first: cfg}}, nil
 	case policy.AttemptTimeout:
 		return &attemptTimeout{settled: settled[policy.AttemptTimeout]{layerBase: b, first: cfg}}, nil
+	case actorPolicy:
+		return newActorLayer(b, cfg)
+	case Detour:
+		return newDetour(b, cfg)
+	case policy.Custom:
+		return newCustom(b, cfg)
 	}
-	return nil, &messages.FieldError{Field: "layer", Value: fmt.Sprintf("%T", cfg), Allowed: "a settings type of package policy"}
+	return nil, &messages.FieldError{Field: "layer", Value: fmt.Sprintf("%T", cfg), Allowed: "a settings type of package policy, or a policy.Custom"}
 }
 
 // settled is a layer whose actor decides nothing: it holds settings, and publishes new ones.
@@ -128,6 +140,13 @@ func (l *settled[C]) start(parent actor.SpawnerContext) error {
 		},
 	}
 	return l.host.start(parent, l.name)
+}
+
+func (l *settled[C]) inForce() policy.Config {
+	if c := l.settings.Load(); c != nil {
+		return *c
+	}
+	return l.first
 }
 
 func (l *settled[C]) configure(cfg policy.Config) error {

@@ -57,6 +57,7 @@ type Pipeline struct {
 	total            *timeout // the outermost one, if a retry is not further out: it answers asynchronous calls
 	limits           int      // timers a record needs
 	hooks            []*hookActor
+	guests           []*guest // actors of the user's own
 	sinks            []*sinkActor
 	captured         [len(outcomes)]bool // by verdict: it goes to the sinks
 	intake           intake
@@ -73,13 +74,8 @@ type Pipeline struct {
 // Pipeline builds a pipeline and starts its actors. The name must be a token that no other pipeline has. All that
 // is wrong with the spec is reported at once.
 func (s *System) Pipeline(name string, spec Spec) (*Pipeline, error) {
-	p := &Pipeline{sys: s, name: name}
-	if spec.Intake == 0 {
-		spec.Intake = 256
-	}
-	p.intake.size = int64(spec.Intake)
-	p.captured = [...]bool{failed: true, timedOut: true, rejected: spec.CaptureRejected, answered: spec.CaptureFallback, canceled: false}
-	if err := p.build(spec); err != nil {
+	p, err := assemble(s, name, spec)
+	if err != nil {
 		return nil, fmt.Errorf("pipeline %q: %w", name, err)
 	}
 	s.mu.Lock()
@@ -100,14 +96,26 @@ func (s *System) Pipeline(name string, spec Spec) (*Pipeline, error) {
 		return nil, fmt.Errorf("pipeline %q: %w", name, err)
 	}
 	var failed error
-	err := s.within(func(c actor.SpawnerContext) (err error) {
+	err = s.within(func(c actor.SpawnerContext) (err error) {
 		p.pid, err = c.SpawnNamed(p.propsStarting(&failed), "pipeline-"+name)
 		return err
 	})
 	if err = errors.Join(err, failed); err != nil {
 		return nil, fmt.Errorf("pipeline %q: %w", name, err)
 	}
+	p.warn()
 	return p, nil
+}
+
+// assemble makes a pipeline that has not been started.
+func assemble(s *System, name string, spec Spec) (*Pipeline, error) {
+	p := &Pipeline{sys: s, name: name}
+	if spec.Intake == 0 {
+		spec.Intake = 256
+	}
+	p.intake.size = int64(spec.Intake)
+	p.captured = [...]bool{failed: true, timedOut: true, rejected: spec.CaptureRejected, answered: spec.CaptureFallback, canceled: false}
+	return p, p.build(spec)
 }
 
 func (p *Pipeline) build(spec Spec) error {
@@ -127,6 +135,11 @@ func (p *Pipeline) build(spec Spec) error {
 		case killGuard:
 			p.kill = &killGate{p.sys.kill, p}
 			p.guards = append(p.guards, p.kill)
+		case actorGuard:
+			want(g.make != nil, fmt.Sprintf("guards[%d]", i), nil, "a guard with a function that makes its actor")
+			v := newOpinion(p.sys, fmt.Sprintf("guard-%d", i), g.make)
+			p.guests = append(p.guests, &v.guest)
+			p.guards = append(p.guards, &guardGate{p.sys, liveGuard{g.name, v}})
 		default:
 			p.guards = append(p.guards, &guardGate{p.sys, g})
 		}
@@ -146,13 +159,9 @@ func (p *Pipeline) build(spec Spec) error {
 			errs = append(errs, err)
 			continue
 		}
-		kind := cfg.Kind()
-		seen[kind]++
-		name := kind
-		if n := seen[kind]; n > 1 {
-			name = fmt.Sprintf("%s-%d", kind, n)
-		}
-		l, err := newLayer(layerBase{sys: p.sys, pipe: p, name: name, bit: 1 << i, acts: &sampled{}}, cfg)
+		b := layerBase{sys: p.sys, pipe: p, name: layerName(seen, cfg.Kind()), bit: 1 << i, acts: &sampled{}, told: new(atomic.Pointer[policy.Config])}
+		b.told.Store(&cfg)
+		l, err := newLayer(b, cfg)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -189,7 +198,7 @@ func (p *Pipeline) compose() {
 	retrying := false
 	for _, l := range p.stack {
 		switch l := l.(type) {
-		case *retry:
+		case *retry, *custom:
 			retrying = true
 		case *timeout:
 			if p.total == nil && !retrying {
@@ -238,7 +247,7 @@ func (p *Pipeline) propsStarting(failed *error) *actor.Props {
 			}
 		}
 	}, actor.WithDispatcher(inline{}),
-		actor.WithSupervisor(&supervisor{sys: p.sys, policy: p.sys.restarts, failures: map[string]failure{}}),
+		actor.WithSupervisor(newSupervisor(p.sys)),
 		actor.WithMailbox(func() actor.Mailbox { return &door{actor.Unbounded()(), p} }))
 }
 
@@ -267,6 +276,11 @@ func (p *Pipeline) giveBack() {
 
 // spawn starts what the pipeline consists of, in the pipeline actor's context.
 func (p *Pipeline) spawn(c actor.Context) error {
+	for _, g := range p.guests {
+		if err := g.start(c); err != nil {
+			return err
+		}
+	}
 	for _, l := range p.stack {
 		if err := l.start(c); err != nil {
 			return err
@@ -340,6 +354,7 @@ func (p *Pipeline) Configure(name string, cfg policy.Config) error {
 			if err := l.configure(cfg); err != nil {
 				return fmt.Errorf("pipeline %q: layer %q: %w", p.name, name, err)
 			}
+			l.base().told.Store(&cfg)
 			p.recheck()
 			p.event(messages.Event{Kind: messages.SettingsChanged, Source: name})
 			return nil
@@ -422,10 +437,19 @@ func (p *Pipeline) Reserve(n int) int { return int(p.intake.take(int64(n))) }
 // Release gives back n slots.
 func (p *Pipeline) Release(n int) { p.intake.release(int64(n)) }
 
-// Dropped is how many records the pipeline's hooks could not take, and how many dead letters its sinks lost.
+// Dropped is how many records the pipeline's hooks, and facts its policies that are actors of the user's, could not take,
+// and how many dead letters its sinks lost.
 func (p *Pipeline) Dropped() (records, letters uint64) {
 	for _, h := range p.hooks {
 		records += h.dropped.Load()
+		if h.guest != nil {
+			records += h.guest.dropped.Load()
+		}
+	}
+	for _, l := range p.stack {
+		if l, ok := l.(*actorLayer); ok {
+			records += l.guest.dropped.Load()
+		}
 	}
 	for _, s := range p.sinks {
 		letters += s.lost.Load()

@@ -65,6 +65,10 @@ type failure struct {
 
 var _ actor.SupervisorStrategy = (*supervisor)(nil)
 
+func newSupervisor(s *System) *supervisor {
+	return &supervisor{sys: s, policy: s.restarts, failures: map[string]failure{}}
+}
+
 // HandleFailure runs inside the failed child's mailbox, where nothing would catch a panic.
 func (s *supervisor) HandleFailure(_ *actor.ActorSystem, parent actor.Supervisor, child *actor.PID, _ *actor.RestartStatistics, reason, _ any) {
 	now := s.sys.now()

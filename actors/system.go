@@ -50,32 +50,53 @@ type System struct {
 
 // NewSystem starts a system.
 func NewSystem(o Options) (*System, error) {
-	if o.Logger == nil {
-		o.Logger = slog.Default()
-	}
-	s := &System{
-		node: o.Node, log: o.Logger, base: time.Now().Add(-time.Second), gone: make(chan struct{}),
-		workers: &workers{}, restarts: o.Restarts.withDefaults(), pipelines: map[string]*Pipeline{},
-	}
+	s := prepared(o)
 	s.actors = actor.NewActorSystem(
-		actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return slog.New(atLeast{o.Logger.Handler(), slog.LevelWarn}) }),
+		actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return slog.New(atLeast{s.log.Handler(), slog.LevelWarn}) }),
 		actor.WithDeadLetterThrottleInterval(time.Millisecond), // its goroutine outlives each dead letter by this much
 		actor.WithDeadLetterThrottleCount(0),
 	)
+	if err := s.begin(s.actors.Root); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// lodge starts a system inside a foreign one. Its top actor is the parent's child, so it ends with the parent: by drain
+// when that stops or is restarted, and by end when its children have stopped. Close is not for it.
+func lodge(parent actor.Context, o Options) (*System, error) {
+	s := prepared(o)
+	s.actors = parent.ActorSystem()
+	if err := s.begin(parent); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func prepared(o Options) *System {
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	return &System{
+		node: o.Node, log: o.Logger, base: time.Now().Add(-time.Second), gone: make(chan struct{}),
+		workers: &workers{}, restarts: o.Restarts.withDefaults(), pipelines: map[string]*Pipeline{},
+	}
+}
+
+// begin starts what a system consists of, under a parent.
+func (s *System) begin(parent actor.SpawnerContext) (err error) {
 	s.root = s.actors.Root
 	s.wheel = newWheel(s.now)
-	strategy := &supervisor{sys: s, policy: s.restarts, failures: map[string]failure{}}
-	props := actor.PropsFromFunc(s.receive, actor.WithDispatcher(inline{}), actor.WithSupervisor(strategy))
-	var err error
-	if s.top, err = s.root.SpawnNamed(props, "forseti"); err == nil {
+	props := actor.PropsFromFunc(s.receive, actor.WithDispatcher(inline{}), actor.WithSupervisor(newSupervisor(s)))
+	if s.top, err = parent.SpawnNamed(props, "forseti"); err == nil {
 		s.kill = newKillSwitch(s)
 		err = s.within(s.kill.start)
 	}
 	if err != nil {
 		s.wheel.close()
-		return nil, fmt.Errorf("actor system: %w", err)
+		return fmt.Errorf("actor system: %w", err)
 	}
-	return s, nil
+	return nil
 }
 
 // now is the instant on the system's clock: monotonic, and never zero.
@@ -167,10 +188,23 @@ func (s *System) Refuse() {
 // stop, leaf first. Calls that still run after that have their limits met at once. It returns what did not end in time,
 // and is idempotent.
 func (s *System) Close(ctx context.Context) error {
+	first, err := s.drain(ctx)
+	if !first {
+		return nil
+	}
+	s.root.Stop(s.top)
+	err = errors.Join(err, s.end(ctx))
+	s.actors.Shutdown()
+	return err
+}
+
+// drain is the first half of the end: nothing new comes in, and what runs is waited for until ctx ends. Only the first
+// time counts.
+func (s *System) drain(ctx context.Context) (first bool, err error) {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
-		return nil
+		return false, nil
 	}
 	s.closed = true
 	pipelines := make([]*Pipeline, 0, len(s.pipelines))
@@ -182,11 +216,14 @@ func (s *System) Close(ctx context.Context) error {
 	s.Refuse()
 	var errs []error
 	for _, p := range pipelines {
-		if err := p.drain(ctx); err != nil {
-			errs = append(errs, err)
-		}
+		errs = append(errs, p.drain(ctx))
 	}
-	s.root.Stop(s.top)
+	return true, errors.Join(errs...)
+}
+
+// end is the second half: the actors have been told to stop, and are waited for until ctx ends, as are the workers.
+func (s *System) end(ctx context.Context) error {
+	var errs []error
 	select {
 	case <-s.gone:
 	case <-ctx.Done():
@@ -196,7 +233,6 @@ func (s *System) Close(ctx context.Context) error {
 	if err := s.workers.close(ctx); err != nil {
 		errs = append(errs, fmt.Errorf("workers still busy in user code: %w", err))
 	}
-	s.actors.Shutdown()
 	return errors.Join(errs...)
 }
 

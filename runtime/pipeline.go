@@ -45,6 +45,15 @@ type Pipeline struct {
 // Pipeline builds a pipeline and starts its actors. The name is a token that no other pipeline of the runtime has.
 // All that is wrong with the spec is reported at once.
 func (rt *Runtime) Pipeline(name string, spec Spec) (Pipeline, error) {
+	p, err := rt.sys.Pipeline(name, spec.actors())
+	if err != nil {
+		return Pipeline{}, fmt.Errorf("runtime: %w", err)
+	}
+	return Pipeline{p: p}, nil
+}
+
+// actors is the spec in the terms of package actors.
+func (spec Spec) actors() actors.Spec {
 	s := actors.Spec{
 		Guards: spec.Guards, Unstoppable: spec.Unstoppable, Layers: spec.Layers, Observe: spec.Observe, Hooks: spec.Hooks,
 		CaptureRejected: spec.CaptureRejected, CaptureFallback: spec.CaptureFallback, Intake: spec.Intake,
@@ -52,12 +61,15 @@ func (rt *Runtime) Pipeline(name string, spec Spec) (Pipeline, error) {
 	for _, sink := range spec.Sinks {
 		s.Sinks = append(s.Sinks, sink)
 	}
-	p, err := rt.sys.Pipeline(name, s)
-	if err != nil {
-		return Pipeline{}, fmt.Errorf("runtime: %w", err)
-	}
-	return Pipeline{p: p}, nil
+	return s
 }
+
+// Explanation says what a pipeline is made of and what is wrong with that: plain data, which its String draws.
+type Explanation = actors.Explanation
+
+// Explain says what a pipeline of this spec would be, without building it. An invalid spec is explained as far as it can
+// be read, with all that is wrong.
+func Explain(name string, spec Spec) Explanation { return actors.Explain(name, spec.actors()) }
 
 // With returns the pipeline for calls on behalf of c, merged into what it had. It allocates nothing unless c, or
 // what it had, has Extra attributes.
@@ -128,6 +140,14 @@ func (p Pipeline) Order(layer string, o policy.BreakerOrder) error {
 		return errNoPipeline
 	}
 	return p.p.Order(layer, o)
+}
+
+// Explain says what the pipeline is made of now, with the settings in force. Its warnings were logged when it was built.
+func (p Pipeline) Explain() Explanation {
+	if p.p == nil {
+		return Explanation{Errors: []string{errNoPipeline.Error()}}
+	}
+	return p.p.Explain()
 }
 
 // InFlight is how many asynchronous calls and tasks were accepted and have not ended, with the slots reserved for tasks

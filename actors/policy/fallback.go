@@ -91,3 +91,15 @@ func (f Fallback) Validate() error {
 
 // Makes is the type of the answers; nil when it is only known once one was made.
 func (f Fallback) Makes() reflect.Type { return f.made }
+
+// Describe says what the answers are made by, for people.
+func (f Fallback) Describe() string {
+	s := "custom"
+	if f.made != nil {
+		s = "answers with " + f.made.String()
+	}
+	if f.If != nil {
+		s += ", if custom"
+	}
+	return s
+}

@@ -28,6 +28,7 @@ func main() {
 		policy.Breaker{FailureRate: 0.5, MinCalls: 20, Window: 10 * time.Second},
 		policy.Bulkhead{Permits: 32, Queue: 64},
 	}}))
+	fmt.Println(p.Explain())
 	charge := func(ctx context.Context) (string, error) { return "paid", nil }
 	fmt.Println("do:  ", must(runtime.Do(ctx, p, charge)))            // on this goroutine
 	fmt.Println("go:  ", must(runtime.Go(ctx, p, charge).Await(ctx))) // on a worker
