@@ -214,8 +214,8 @@ func (b *breaker) admit(c *call) error {
 
 func (b *breaker) done(c *call, h hold, err error) { b.report(c, h.token.(*breakerView), err) }
 
-// report tells how an admitted call ended, whatever a fallback inside made of it. Refusals by what is inside, and a caller's own cancellation, say
-// nothing about the downstream, nor does an input that can never succeed.
+// report tells how an admitted call ended, whatever a fallback inside made of it. Refusals by what is inside, and a
+// caller's own cancellation, say nothing about the downstream, nor does an input that can never succeed.
 func (b *breaker) report(c *call, v *breakerView, err error) {
 	came, err := c.beneath(err)
 	switch came {
