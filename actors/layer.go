@@ -79,6 +79,12 @@ func newLayer(b layerBase, cfg policy.Config) (layer, error) {
 		return newBreaker(b, cfg), nil
 	case policy.Bulkhead:
 		return newBulkhead(b, cfg), nil
+	case policy.RateLimit:
+		return newRateLimit(b, cfg), nil
+	case policy.Shed:
+		return newShed(b, cfg), nil
+	case policy.Throttle:
+		return newThrottle(b, cfg), nil
 	case policy.Retry:
 		return &retry{settled[policy.Retry]{layerBase: b, first: cfg}}, nil
 	case policy.Fallback:
