@@ -96,6 +96,12 @@ func newLayer(b layerBase, cfg policy.Config) (layer, error) {
 		return newAdaptive(b, cfg), nil
 	case policy.Hedge:
 		return newHedge(b, cfg), nil
+	case policy.RateLimit:
+		return newRateLimit(b, cfg), nil
+	case policy.Shed:
+		return newShed(b, cfg), nil
+	case policy.Throttle:
+		return newThrottle(b, cfg), nil
 	case policy.Retry:
 		return newRetry(b, cfg), nil
 	case policy.Fallback:
