@@ -109,7 +109,8 @@ func newTimerSlot(c *call, i int) *timerSlot {
 type invoker interface {
 	invoke(*call) error
 	setValue(any) error
-	value() any        // boxes: for those who must see it
+	value() any // boxes: for those who must see it
+	decode([]byte) error
 	typ() reflect.Type // of the value
 	recycle()
 	settle(error)
@@ -155,7 +156,7 @@ func (c *call) run() error {
 		c.start = p.sys.now()
 	}
 	if c.preset != nil {
-		c.now = p.sys.now()
+		c.now, c.observed = p.sys.now(), p.observing.Load()
 		return c.outer(c)
 	}
 	c.now = c.start
