@@ -4,7 +4,9 @@ package actors
 
 import (
 	"context"
+	"math/rand/v2"
 	goruntime "runtime"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -128,6 +130,37 @@ func BenchmarkBulkheadGate(b *testing.B) {
 	})
 }
 
+// BenchmarkCache is a pipeline of a cache alone: a hit on one key that all want, and on a thousand.
+func BenchmarkCache(b *testing.B) {
+	ctx := context.Background()
+	for name, keys := range map[string]int{"one key": 1, "1000 keys": 1000} {
+		b.Run(name, func(b *testing.B) {
+			p := pipelineOf(b, policy.Cache{Key: byOrder, TTL: time.Hour, Max: 2000})
+			var metas []*messages.Context
+			for i := range keys {
+				metas = append(metas, &messages.Context{OrderID: strconv.Itoa(i)})
+			}
+			modes(b, 150, func() { _, _ = Do0(ctx, p, metas[rand.IntN(keys)], noop) })
+		})
+	}
+}
+
+// BenchmarkIdempotency is a pipeline of that layer alone: a key whose result is kept, and keys that are new.
+func BenchmarkIdempotency(b *testing.B) {
+	ctx := context.Background()
+	b.Run("duplicate", func(b *testing.B) {
+		p := pipelineOf(b, policy.Idempotency{})
+		key := &messages.Context{IdempotencyKey: "17"}
+		modes(b, 150, func() { _, _ = Do0(ctx, p, key, noop) })
+	})
+	b.Run("new key", func(b *testing.B) {
+		p := pipelineOf(b, policy.Idempotency{Keep: 10 * time.Millisecond})
+		modes(b, 1000, func() {
+			_, _ = Do0(ctx, p, &messages.Context{IdempotencyKey: strconv.FormatUint(rand.Uint64(), 36)}, noop)
+		})
+	})
+}
+
 // BenchmarkPipeline is the whole call: fallback, timeout, retry, breaker, bulkhead.
 func BenchmarkPipeline(b *testing.B) {
 	ctx := context.Background()
@@ -169,6 +202,13 @@ func TestAllocations(t *testing.T) {
 	require.NoError(t, err)
 	_, _ = Do(ctx, open, nil, fails)
 	meta := &messages.Context{OrderID: "17", Tier: messages.Critical}
+	remembers, err := p.sys.Pipeline("cache", Spec{Layers: []policy.Config{policy.Cache{Key: byOrder, TTL: time.Hour, Collapse: true}}})
+	require.NoError(t, err)
+	once, err := p.sys.Pipeline("once", Spec{Layers: []policy.Config{policy.Idempotency{Keep: time.Nanosecond}}})
+	require.NoError(t, err)
+	done, err := p.sys.Pipeline("done", Spec{Layers: []policy.Config{policy.Idempotency{}}})
+	require.NoError(t, err)
+	key := &messages.Context{IdempotencyKey: "17"}
 	for _, row := range []struct {
 		name string
 		want float64
@@ -180,6 +220,11 @@ func TestAllocations(t *testing.T) {
 		{"fn with context", 1, func() { _, _ = Do(ctx, p, nil, noopContext) }},
 		{"Try", 1, func() { _ = Try(ctx, p, nil, noopContext) }},
 		{"async", 1, func() { _, _ = Go(ctx, p, nil, noopContext).Await(ctx) }},
+		{"cache: a hit", 0, func() { _, _ = Do0(ctx, remembers, meta, noop) }},
+		{"cache: no key", 0, func() { _, _ = Do0(ctx, remembers, nil, noop) }},
+		{"idempotency: a duplicate", 0, func() { _, _ = Do0(ctx, done, key, noop) }},
+		{"idempotency: no key", 0, func() { _, _ = Do0(ctx, done, nil, noop) }},
+		{"idempotency: the claim, and what the call holds of it", 3, func() { _, _ = Do0(ctx, once, key, noop) }},
 		{"refused: the error", 1, func() { _, _ = Do0(ctx, open, nil, noop) }},
 	} {
 		t.Run(row.name, func(t *testing.T) {
