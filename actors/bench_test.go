@@ -140,7 +140,7 @@ func BenchmarkCache(b *testing.B) {
 			for i := range keys {
 				metas = append(metas, &messages.Context{OrderID: strconv.Itoa(i)})
 			}
-			modes(b, 150, func() { _, _ = Do0(ctx, p, metas[rand.IntN(keys)], noop) })
+			modes(b, 250, func() { _, _ = Do0(ctx, p, metas[rand.IntN(keys)], noop) })
 		})
 	}
 }
@@ -151,7 +151,7 @@ func BenchmarkIdempotency(b *testing.B) {
 	b.Run("duplicate", func(b *testing.B) {
 		p := pipelineOf(b, policy.Idempotency{})
 		key := &messages.Context{IdempotencyKey: "17"}
-		modes(b, 150, func() { _, _ = Do0(ctx, p, key, noop) })
+		modes(b, 250, func() { _, _ = Do0(ctx, p, key, noop) })
 	})
 	b.Run("new key", func(b *testing.B) {
 		p := pipelineOf(b, policy.Idempotency{Keep: 10 * time.Millisecond})

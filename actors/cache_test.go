@@ -250,6 +250,23 @@ func TestCacheGivesUpWhatIsNotUsed(t *testing.T) {
 	require.Less(t, runs, 50, "what is used between any two others stays, all but always")
 }
 
+// Among values that nobody used the oldest goes, and the newest is not the next to go.
+func TestCacheGivesUpTheOldest(t *testing.T) {
+	s := newCacheStore()
+	var keys []cacheKey // of one part
+	for i := 0; len(keys) < 20; i++ {
+		if k := (cacheKey{key: fmt.Sprint(i)}); s.part(k) == 0 {
+			keys = append(keys, k)
+		}
+	}
+	for i, k := range keys {
+		s.put(k, i, 0, 0, 3)
+		for j, old := range keys[:i+1] {
+			require.Equal(t, j > i-3, s.parts[0].values[old] != nil, "%d of %d", j, i)
+		}
+	}
+}
+
 // The store agrees with a map of what was put last, for as long as it remembers, and with its limit always.
 func TestCacheStoreAgreesWithAMap(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -128,29 +128,35 @@ func (s *cacheStore) trim(limit int64) {
 	}
 }
 
+// evict prefers the part where room is needed, and in any part what was not used.
 func (s *cacheStore) evict(part int) bool {
-	for i := range shards {
-		if s.parts[(part+i)%shards].evict() {
-			s.size.Add(-1)
-			return true
+	for _, force := range []bool{false, true} {
+		for i := range shards {
+			if s.parts[(part+i)%shards].evict(force) {
+				s.size.Add(-1)
+				return true
+			}
 		}
 	}
 	return false
 }
 
-func (p *cachePart) evict() bool {
+func (p *cachePart) evict(force bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.values) == 0 {
 		return false
 	}
-	for left := chances; ; p.hand++ {
+	for left := min(len(p.values), chances); ; p.hand++ {
 		if p.hand >= len(p.ring) {
 			p.hand = 0
 		}
 		x := p.ring[p.hand]
 		if x == nil {
 			continue
+		}
+		if left == 0 && !force {
+			return false
 		}
 		if left > 0 && x.used.Load() {
 			x.used.Store(false)

@@ -156,8 +156,10 @@ func TestStoreThatHangsHungTheCall(t *testing.T) {
 		require.Equal(t, messages.Canceled, r.Outcome)
 		require.Equal(t, time.Second, r.Duration)
 		require.NoError(t, p.Configure("timeout", policy.Timeout{Limit: time.Second}))
+		begin = time.Now()
 		_, err = Do0(t.Context(), p, keyed("3"), func() (int, error) { t.Error("ran"); return 0, nil })
 		require.ErrorIs(t, err, messages.ErrTimeout)
+		require.Equal(t, time.Second, time.Since(begin))
 		synctest.Wait()
 		store.mu.Lock()
 		store.claim = nil
@@ -167,6 +169,21 @@ func TestStoreThatHangsHungTheCall(t *testing.T) {
 			require.NoError(t, err, "the claim whose answer was lost is free")
 			require.Equal(t, 7, v)
 		}
+	})
+}
+
+// A claim that comes when the call's time is up is given back, and what is over does not run.
+func TestClaimThatCameTooLateIsGivenBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newFaulty()
+		store.claim = func(context.Context) error { time.Sleep(2 * time.Second); return nil }
+		p := pipelineOf(t, policy.Idempotency{Store: store})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.Equal(t, messages.Canceled, Try(ctx, p, keyed("1"), never(t)).Outcome)
+		v, err := Do(t.Context(), p, keyed("1"), succeeds)
+		require.NoError(t, err)
+		require.Equal(t, 7, v)
 	})
 }
 

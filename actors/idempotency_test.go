@@ -315,6 +315,8 @@ func TestIdempotencyThatOnlyObserves(t *testing.T) {
 		require.Equal(t, 3, r.Value)
 		require.Equal(t, "would have answered", (<-events.C()).Reason)
 		require.Empty(t, store.seen, "it claims nothing")
+		busy, done := memoryOf(p)
+		require.Zero(t, busy+done, "nor in memory")
 		require.NoError(t, p.Observe("", false))
 		v, _ := Do(t.Context(), p, keyed("1"), returns(4))
 		require.Equal(t, 4, v)
