@@ -4,7 +4,9 @@ package actors
 
 import (
 	"context"
+	"math/rand/v2"
 	goruntime "runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -237,6 +239,37 @@ func BenchmarkShedGate(b *testing.B) {
 	})
 }
 
+// BenchmarkCache is a pipeline of a cache alone: a hit on one key that all want, and on a thousand.
+func BenchmarkCache(b *testing.B) {
+	ctx := context.Background()
+	for name, keys := range map[string]int{"one key": 1, "1000 keys": 1000} {
+		b.Run(name, func(b *testing.B) {
+			p := pipelineOf(b, policy.Cache{Key: byOrder, TTL: time.Hour, Max: 2000})
+			var metas []*messages.Context
+			for i := range keys {
+				metas = append(metas, &messages.Context{OrderID: strconv.Itoa(i)})
+			}
+			modes(b, 250, func() { _, _ = Do0(ctx, p, metas[rand.IntN(keys)], noop) })
+		})
+	}
+}
+
+// BenchmarkIdempotency is a pipeline of that layer alone: a key whose result is kept, and keys that are new.
+func BenchmarkIdempotency(b *testing.B) {
+	ctx := context.Background()
+	b.Run("duplicate", func(b *testing.B) {
+		p := pipelineOf(b, policy.Idempotency{})
+		key := &messages.Context{IdempotencyKey: "17"}
+		modes(b, 250, func() { _, _ = Do0(ctx, p, key, noop) })
+	})
+	b.Run("new key", func(b *testing.B) {
+		p := pipelineOf(b, policy.Idempotency{Keep: 10 * time.Millisecond})
+		modes(b, 1000, func() {
+			_, _ = Do0(ctx, p, &messages.Context{IdempotencyKey: strconv.FormatUint(rand.Uint64(), 36)}, noop)
+		})
+	})
+}
+
 // BenchmarkPipeline is the whole call: fallback, timeout, retry, breaker, bulkhead.
 func BenchmarkPipeline(b *testing.B) {
 	ctx := context.Background()
@@ -297,6 +330,9 @@ func TestAllocations(t *testing.T) {
 	require.NoError(t, err)
 	rate, limited := alone("rate", policy.RateLimit{Limit: 1_000_000_000}), alone("limited", policy.RateLimit{Limit: 1, Per: time.Hour})
 	throttled, shedding := alone("throttle", policy.Throttle{}), alone("shed", policy.Shed{Limit: 1})
+	remembers := alone("cache", policy.Cache{Key: byOrder, TTL: time.Hour, Collapse: true})
+	once, done := alone("once", policy.Idempotency{Keep: time.Nanosecond}), alone("done", policy.Idempotency{})
+	key := &messages.Context{IdempotencyKey: "17"}
 	meta := &messages.Context{OrderID: "17", Tier: messages.Critical}
 	retrying := func(name string, cfg policy.Retry) *Pipeline {
 		cfg.Backoff = policy.Constant(0)
@@ -334,6 +370,11 @@ func TestAllocations(t *testing.T) {
 		{"two retries without a wait: no timer", 0, func() { _, _ = Do0(ctx, retry, nil, third) }},
 		{"two retries that a budget allows", 0, func() { _, _ = Do0(ctx, budgeted, nil, third) }},
 		{"a retry that a budget suppresses: the mark", 1, func() { _, _ = Do0(ctx, exhausted, nil, func() (int, error) { return 0, errBoom }) }},
+		{"cache: a hit", 0, func() { _, _ = Do0(ctx, remembers, meta, noop) }},
+		{"cache: no key", 0, func() { _, _ = Do0(ctx, remembers, nil, noop) }},
+		{"idempotency: a duplicate", 0, func() { _, _ = Do0(ctx, done, key, noop) }},
+		{"idempotency: no key", 0, func() { _, _ = Do0(ctx, done, nil, noop) }},
+		{"idempotency: the claim, and what the call holds of it", 3, func() { _, _ = Do0(ctx, once, key, noop) }},
 		{"refused: the error", 1, func() { _, _ = Do0(ctx, open, nil, noop) }},
 		{"rate limit", 0, func() { _, _ = Do0(ctx, rate, nil, noop) }},
 		{"rate limit, refused: the error", 1, func() { _, _ = Do0(ctx, limited, nil, noop) }},

@@ -115,7 +115,8 @@ func newTimerSlot(c *call, i int) *timerSlot {
 type invoker interface {
 	invoke(*call) error
 	setValue(any) error
-	value() any        // boxes: for those who must see it
+	value() any // boxes: for those who must see it
+	decode([]byte) error
 	typ() reflect.Type // of the value
 	fork() *call       // a copy of the call, with a record of its own
 	adopt(invoker)     // takes over the value of a copy
@@ -164,7 +165,7 @@ func (c *call) run() error {
 		c.start = p.sys.now()
 	}
 	if c.preset != nil {
-		c.now = p.sys.now()
+		c.now, c.observed = p.sys.now(), p.observing.Load()
 		return c.outer(c)
 	}
 	c.now = c.start

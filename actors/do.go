@@ -1,7 +1,9 @@
 package actors
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"reflect"
 	"runtime/debug"
@@ -62,6 +64,18 @@ func (r *record[T]) setValue(v any) error {
 }
 
 func (r *record[T]) value() any { return r.out }
+
+// decode sets the value from its JSON. What has no type to guide it keeps its numbers as they were written.
+func (r *record[T]) decode(text []byte) error {
+	var v T
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	if err := d.Decode(&v); err != nil {
+		return err
+	}
+	r.out = v
+	return nil
+}
 
 func (r *record[T]) typ() reflect.Type { return reflect.TypeFor[T]() }
 

@@ -39,6 +39,8 @@ func (f *fallback) wrap(next step) step {
 	}
 }
 
+func (f *fallback) answers(next step) step { return f.wrap(next) }
+
 // answer runs the user's function: its panic is its error.
 func answer(cfg *policy.Fallback, ctx context.Context, err error) (v any, ferr error) {
 	defer func() {

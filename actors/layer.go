@@ -28,6 +28,12 @@ type layer interface {
 	base() *layerBase
 }
 
+// answerer is a layer that may answer a call that is over before it began: what it wraps only tells how.
+type answerer interface {
+	layer
+	answers(next step) step
+}
+
 // limiter is a layer that knows how many calls it would admit now, and if none, for how long not (0: unknown). blame
 // says whether that is worth telling: a full bulkhead is not.
 type limiter interface {
@@ -104,6 +110,10 @@ func newLayer(b layerBase, cfg policy.Config) (layer, error) {
 		return newThrottle(b, cfg), nil
 	case policy.Retry:
 		return newRetry(b, cfg), nil
+	case policy.Cache:
+		return newCache(b, cfg), nil
+	case policy.Idempotency:
+		return newIdempotency(b, cfg), nil
 	case policy.Fallback:
 		return &fallback{settled[policy.Fallback]{layerBase: b, first: cfg}}, nil
 	case policy.Timeout:

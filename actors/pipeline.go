@@ -52,7 +52,7 @@ type Pipeline struct {
 	kill   *killGate // read again before each attempt; nil when it is unstoppable
 	stack  []layer
 	layers step // the whole chain
-	// Who may answer a call that is over before it began: every fallback, or those outside the total timeout.
+	// Who may answer a call that is over before it began: every answerer, or those outside the total timeout.
 	unanswered, late step
 	total            *timeout // the outermost one, if a retry is not further out: it answers asynchronous calls
 	limits           int      // timers a record needs
@@ -217,10 +217,10 @@ func (p *Pipeline) compose() {
 	for i := len(p.stack) - 1; i >= 0; i-- {
 		l := p.stack[i]
 		p.layers = l.wrap(p.layers)
-		if f, ok := l.(*fallback); ok {
-			p.unanswered = f.wrap(p.unanswered)
+		if a, ok := l.(answerer); ok {
+			p.unanswered = a.answers(p.unanswered)
 			if outside {
-				p.late = f.wrap(p.late)
+				p.late = a.answers(p.late)
 			}
 		}
 		if t, ok := l.(*timeout); ok && t == p.total {
