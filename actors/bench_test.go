@@ -102,6 +102,19 @@ func BenchmarkBreakerGate(b *testing.B) {
 			}
 		})
 	})
+	b.Run("looks for slow calls", func(b *testing.B) {
+		p, br := gate(policy.Breaker{SlowCall: time.Hour, OpenFor: time.Hour})
+		pool := poolOf[int](p)
+		now := p.sys.now()
+		modes(b, 20, func() {
+			r := pool.Get().(*record[int])
+			r.caller, r.now = ctx, now
+			v, _ := br.enter(&r.call)
+			r.verdict = succeeded
+			br.report(&r.call, hold{br, v, now}, nil)
+			pool.Put(r)
+		})
+	})
 	b.Run("failure awaited", func(b *testing.B) {
 		p, br := gate(policy.Breaker{FailureRate: 1, MinCalls: 1 << 40, OpenFor: time.Hour})
 		pool := poolOf[int](p)
@@ -168,6 +181,13 @@ func TestAllocations(t *testing.T) {
 	open, err := p.sys.Pipeline("open", Spec{Layers: []policy.Config{policy.Breaker{Consecutive: 1, OpenFor: time.Hour}}})
 	require.NoError(t, err)
 	_, _ = Do(ctx, open, nil, fails)
+	alone, err := p.sys.Pipeline("alone", Spec{Layers: []policy.Config{policy.Breaker{Calls: 100}}})
+	require.NoError(t, err)
+	slow, err := p.sys.Pipeline("slow", Spec{Layers: []policy.Config{policy.Breaker{SlowCall: time.Hour, Classify: func(any, error) policy.Class { return policy.Success }}}})
+	require.NoError(t, err)
+	ordered, err := p.sys.Pipeline("ordered", Spec{Layers: []policy.Config{policy.Breaker{}}})
+	require.NoError(t, err)
+	require.NoError(t, ordered.Order("breaker", policy.BreakerOrder{Kind: policy.ForceClosed, Reason: "test", TTL: time.Hour}))
 	meta := &messages.Context{OrderID: "17", Tier: messages.Critical}
 	for _, row := range []struct {
 		name string
@@ -175,6 +195,9 @@ func TestAllocations(t *testing.T) {
 		op   func()
 	}{
 		{"five layers", 0, func() { _, _ = Do0(ctx, p, nil, noop) }},
+		{"breaker alone", 0, func() { _, _ = Do0(ctx, alone, nil, noop) }},
+		{"breaker that looks twice", 0, func() { _, _ = Do0(ctx, slow, nil, noop) }}, // a small number is boxed without
+		{"breaker under an order", 0, func() { _, _ = Do0(ctx, ordered, nil, noop) }},
 		{"with our context", 0, func() { _, _ = Do0(ctx, p, meta, noop) }},
 		{"guard and hook", 0, func() { _, _ = Do0(ctx, guarded, nil, noop) }},
 		{"fn with context", 1, func() { _, _ = Do(ctx, p, nil, noopContext) }},
