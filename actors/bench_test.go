@@ -105,6 +105,19 @@ func BenchmarkBreakerGate(b *testing.B) {
 			}
 		})
 	})
+	b.Run("looks for slow calls", func(b *testing.B) {
+		p, br := gate(policy.Breaker{SlowCall: time.Hour, OpenFor: time.Hour})
+		pool := poolOf[int](p)
+		now := p.sys.now()
+		modes(b, 20, func() {
+			r := pool.Get().(*record[int])
+			r.caller, r.now = ctx, now
+			v, _ := br.enter(&r.call)
+			r.verdict = succeeded
+			br.report(&r.call, hold{br, v, now}, nil)
+			pool.Put(r)
+		})
+	})
 	b.Run("failure awaited", func(b *testing.B) {
 		p, br := gate(policy.Breaker{FailureRate: 1, MinCalls: 1 << 40, OpenFor: time.Hour})
 		pool := poolOf[int](p)
@@ -330,6 +343,10 @@ func TestAllocations(t *testing.T) {
 	require.NoError(t, err)
 	rate, limited := alone("rate", policy.RateLimit{Limit: 1_000_000_000}), alone("limited", policy.RateLimit{Limit: 1, Per: time.Hour})
 	throttled, shedding := alone("throttle", policy.Throttle{}), alone("shed", policy.Shed{Limit: 1})
+	counting := alone("calls", policy.Breaker{Calls: 100})
+	looking := alone("slow", policy.Breaker{SlowCall: time.Hour, Classify: func(any, error) policy.Class { return policy.Success }})
+	ordered := alone("ordered", policy.Breaker{})
+	require.NoError(t, ordered.Order("breaker", policy.BreakerOrder{Kind: policy.ForceClosed, Reason: "test", TTL: time.Hour}))
 	remembers := alone("cache", policy.Cache{Key: byOrder, TTL: time.Hour, Collapse: true})
 	once, done := alone("once", policy.Idempotency{Keep: time.Nanosecond}), alone("done", policy.Idempotency{})
 	key := &messages.Context{IdempotencyKey: "17"}
@@ -375,6 +392,9 @@ func TestAllocations(t *testing.T) {
 		{"idempotency: a duplicate", 0, func() { _, _ = Do0(ctx, done, key, noop) }},
 		{"idempotency: no key", 0, func() { _, _ = Do0(ctx, done, nil, noop) }},
 		{"idempotency: the claim, and what the call holds of it", 3, func() { _, _ = Do0(ctx, once, key, noop) }},
+		{"breaker alone", 0, func() { _, _ = Do0(ctx, counting, nil, noop) }},
+		{"breaker that looks twice", 0, func() { _, _ = Do0(ctx, looking, nil, noop) }}, // a small number is boxed without
+		{"breaker under an order", 0, func() { _, _ = Do0(ctx, ordered, nil, noop) }},
 		{"refused: the error", 1, func() { _, _ = Do0(ctx, open, nil, noop) }},
 		{"rate limit", 0, func() { _, _ = Do0(ctx, rate, nil, noop) }},
 		{"rate limit, refused: the error", 1, func() { _, _ = Do0(ctx, limited, nil, noop) }},

@@ -130,6 +130,9 @@ func (c *BreakerCore) Credited() uint64 { return c.seen.credited }
 // applyCounting takes what calls came to while closed or ramping.
 func (c *BreakerCore) applyCounting(f BreakerFact) bool {
 	overtaken := f.Seen < c.seen.credited
+	if f.Kind != Ticked && c.seen.tooOld(f.Seen) {
+		return false
+	}
 	c.seen.credit(f.Seen)
 	switch f.Kind {
 	case Ticked:

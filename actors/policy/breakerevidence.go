@@ -45,6 +45,13 @@ func (e *breakerEvidence) credit(reading uint64) {
 	}
 }
 
+// tooOld reports whether a call that was told with this reading is outside of a window of calls by now: so many successes
+// overtook it on its way. Were it counted as the latest, those of many callers who were held up together would look like a
+// burst.
+func (e *breakerEvidence) tooOld(reading uint64) bool {
+	return e.byCalls && reading < e.credited && e.credited-reading >= uint64(e.last.Len())
+}
+
 // add counts a call that was told by itself.
 func (e *breakerEvidence) add(bad, slow bool) {
 	e.idle = 0

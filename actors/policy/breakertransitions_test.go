@@ -232,3 +232,58 @@ func TestBreakerBoundariesAreInclusive(t *testing.T) {
 	}
 	require.True(t, c.Apply(BreakerFact{Kind: CallFailed, Epoch: 1, Seen: 93, Now: 1}))
 }
+
+// A probe that runs while the breaker's actor is restarted is not called hung at once: nobody knows since when it runs.
+func TestRestartBeginsTheDwellAnew(t *testing.T) {
+	last := into(t, "half-open").Snapshot()
+	c := NewBreaker(Breaker{}, &last)
+	at := 100 * transitionSecond
+	tick := func(now Instant) bool {
+		return c.Apply(BreakerFact{Kind: Ticked, Epoch: c.Snapshot().Epoch, Out: 1, Now: now})
+	}
+	require.LessOrEqual(t, c.Next(), at, "a tick is due, which says what time it is")
+	require.False(t, tick(at))
+	require.Equal(t, at+2*transitionSecond, c.Next())
+	require.False(t, tick(at+2*transitionSecond-1))
+	require.True(t, tick(at+2*transitionSecond))
+	require.Equal(t, CauseProbeHung, c.Snapshot().Cause)
+}
+
+// Whoever passes an earlier instant than before gets what was decided at the latest.
+// Callers who are held up between the end of their calls and the telling arrive together, long after: they were not the
+// latest calls.
+func TestFailuresThatWereHeldUpLookedLikeABurst(t *testing.T) {
+	c := breaker(Breaker{Calls: 100, MinCalls: 100, FailureRate: 0.2})
+	c.Apply(BreakerFact{Kind: CallFailed, Epoch: 1, Seen: 10_000, Now: 1})
+	for i := range uint64(60) {
+		require.False(t, c.Apply(BreakerFact{Kind: CallFailed, Epoch: 1, Seen: i * 100, Now: 1}))
+	}
+	require.EqualValues(t, 1, c.seen.counts().Bad)
+	for i := range uint64(18) {
+		require.False(t, c.Apply(BreakerFact{Kind: CallFailed, Epoch: 1, Seen: 9_901 + i, Now: 1}), "what is still inside counts")
+	}
+	require.True(t, c.Apply(BreakerFact{Kind: CallFailed, Epoch: 1, Seen: 9_999, Now: 1}))
+}
+
+func TestClockThatGoesBackOpensAndClosesNothing(t *testing.T) {
+	c := into(t, "open")
+	until := c.Snapshot().Until
+	apply := func(f BreakerFact) bool {
+		f.Epoch = c.Snapshot().Epoch
+		return c.Apply(f)
+	}
+	require.False(t, apply(BreakerFact{Kind: Ticked, Now: until - 1}))
+	require.False(t, apply(BreakerFact{Kind: Ticked, Now: -until}))
+	require.True(t, apply(BreakerFact{Kind: Ordered, Now: 5, Order: &BreakerOrder{Kind: ForceOpen, Reason: "test", TTL: time.Second}}))
+	require.Equal(t, until-1+transitionSecond, c.Snapshot().OrderUntil, "counted from the latest instant")
+	require.True(t, apply(BreakerFact{Kind: Ordered, Order: &BreakerOrder{Kind: Automatic, Reason: "test"}}))
+	require.True(t, apply(BreakerFact{Kind: Ticked, Now: until}))
+	require.False(t, apply(BreakerFact{Kind: Ticked, Out: 1, Now: 0}))
+	require.False(t, apply(BreakerFact{Kind: ProbeFailed, Now: 0}))
+	require.True(t, apply(BreakerFact{Kind: ProbeFailed, Now: 0}))
+	require.Equal(t, until+transitionSecond, c.Snapshot().Until, "open for as long as ever")
+
+	c = breaker(Breaker{FailureRate: 0.5, MinCalls: 2, Window: time.Second})
+	require.False(t, c.Apply(BreakerFact{Kind: CallFailed, Epoch: 1, Now: 5 * transitionSecond}))
+	require.True(t, c.Apply(BreakerFact{Kind: CallFailed, Epoch: 1, Now: transitionSecond}), "an old one is counted now")
+}

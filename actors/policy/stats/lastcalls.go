@@ -17,6 +17,9 @@ type LastCalls struct {
 // NewLastCalls makes a window of the last n calls, at least one.
 func NewLastCalls(n int) LastCalls { return LastCalls{calls: make([]uint8, max(n, 1))} }
 
+// Len is how many calls the window holds when it is full.
+func (w *LastCalls) Len() int { return len(w.calls) }
+
 // Good adds n good calls.
 func (w *LastCalls) Good(n uint64) {
 	if n >= uint64(len(w.calls)) {
