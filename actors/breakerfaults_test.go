@@ -3,7 +3,6 @@ package actors
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	goruntime "runtime"
 	"sync"
@@ -318,19 +317,4 @@ func TestSlowCallsOnTheirWayTrippedTheBreaker(t *testing.T) {
 			require.Zero(t, b.view.Load().Trips)
 		})
 	}
-}
-
-func ExamplePipeline_Order() {
-	sys, _ := NewSystem(Options{})
-	defer func() { _ = sys.Close(context.Background()) }()
-	p, _ := sys.Pipeline("charge", Spec{Layers: []policy.Config{policy.Breaker{}}})
-	_ = p.Order("breaker", policy.BreakerOrder{Kind: policy.ForceOpen, Reason: "their database is restored", By: "ops", TTL: time.Hour})
-	_, err := Do(context.Background(), p, nil, func(context.Context) (string, error) { return "paid", nil })
-	fmt.Println(errors.Is(err, messages.ErrBreakerOpen))
-	_ = p.Order("breaker", policy.BreakerOrder{Kind: policy.Automatic, Reason: "restored", By: "ops"})
-	v, _ := Do(context.Background(), p, nil, func(context.Context) (string, error) { return "paid", nil })
-	fmt.Println(v)
-	// Output:
-	// true
-	// paid
 }

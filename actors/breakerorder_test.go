@@ -54,7 +54,7 @@ func TestForceOpen(t *testing.T) {
 		require.Equal(t, policy.Closed, state(p), "what was in flight is no evidence")
 		time.Sleep(40*time.Second - 1)
 		refused(t, p, "forced_open", 1)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		require.Zero(t, layerOf[*breaker](p).view.Load().Order, "the actor ended it itself")
 		passes(t, p)

@@ -129,23 +129,20 @@ func (c *BreakerCore) Credited() uint64 { return c.seen.credited }
 
 // applyCounting takes what calls came to while closed or ramping.
 func (c *BreakerCore) applyCounting(f BreakerFact) bool {
-	overtaken := f.Seen < c.seen.credited
-	if f.Kind != Ticked && c.seen.tooOld(f.Seen) {
-		return false
-	}
+	later := c.seen.later(f.Seen)
 	c.seen.credit(f.Seen)
 	switch f.Kind {
 	case Ticked:
 		c.seen.idle++
 		return c.snap.State == Ramping && c.now >= c.snap.Grows && c.grow()
 	case CallFailed:
-		c.seen.add(true, f.Slow)
-		if !overtaken { // successes that came after it on its way end no run, and it begins none
+		c.seen.add(true, f.Slow, later)
+		if later == 0 { // successes that came after it on its way end no run, and it begins none
 			c.seen.run++
 		}
 		return c.judge()
 	case CallSlow:
-		c.seen.add(false, true)
+		c.seen.add(false, true, later)
 		c.seen.run = 0
 		return c.judge()
 	}
@@ -214,7 +211,7 @@ func (c *BreakerCore) applyHalfOpen(f BreakerFact) bool {
 func (c *BreakerCore) probed(ok, slow bool, why BreakerCause) bool {
 	cfg := &c.snap.Settings
 	c.since = c.now
-	c.seen.add(!ok, slow)
+	c.seen.add(!ok, slow, 0)
 	if !ok {
 		c.failed++
 		c.seen.run++

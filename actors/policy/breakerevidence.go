@@ -45,18 +45,18 @@ func (e *breakerEvidence) credit(reading uint64) {
 	}
 }
 
-// tooOld reports whether a call that was told with this reading is outside of a window of calls by now: so many successes
-// overtook it on its way. Were it counted as the latest, those of many callers who were held up together would look like a
-// burst.
-func (e *breakerEvidence) tooOld(reading uint64) bool {
-	return e.byCalls && reading < e.credited && e.credited-reading >= uint64(e.last.Len())
+// later is how many coalesced successes came after a call with that reading, and were credited before it was told: facts
+// overtake each other on their way.
+func (e *breakerEvidence) later(reading uint64) uint64 {
+	return max(e.credited, reading) - reading
 }
 
-// add counts a call that was told by itself.
-func (e *breakerEvidence) add(bad, slow bool) {
+// add counts a call that was told by itself. Among the last calls it takes the place it had: failures that were told
+// together, after the successes between them, would look like a run of them.
+func (e *breakerEvidence) add(bad, slow bool, later uint64) {
 	e.idle = 0
 	if e.byCalls {
-		e.last.Add(bad, slow)
+		e.last.Add(bad, slow, later)
 		return
 	}
 	if bad {

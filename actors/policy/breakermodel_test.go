@@ -273,3 +273,36 @@ func TestOrdersLieOverTheAutomaticState(t *testing.T) {
 		}
 	})
 }
+
+// Facts overtake each other between their reading and the mailbox. However they come, the window holds the calls in the
+// order in which they ended, and a rate that was never reached is never seen.
+func TestFailuresThatOvertookEachOtherLookedLikeARun(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.IntRange(5, 40).Draw(t, "window")
+		c := breaker(Breaker{FailureRate: 0.5, Calls: n, MinCalls: n})
+		var facts []BreakerFact
+		var list []bool // bad
+		var seen uint64
+		for range rapid.IntRange(1, 60).Draw(t, "failures") {
+			for range rapid.IntRange(3, 30).Draw(t, "successes") {
+				seen++
+				list = append(list, false)
+			}
+			list = append(list, true)
+			facts = append(facts, BreakerFact{Kind: CallFailed, Epoch: 1, Seen: seen, Now: 1})
+		}
+		for _, f := range rapid.Permutation(facts).Draw(t, "order") {
+			require.False(t, c.Apply(f), "at most one of four failed")
+		}
+		var bad uint64
+		window := list[max(0, len(list)-n):]
+		for _, b := range window {
+			if b {
+				bad++
+			}
+		}
+		counts := c.seen.counts()
+		require.Equal(t, bad, counts.Bad)
+		require.EqualValues(t, len(window), counts.Total())
+	})
+}

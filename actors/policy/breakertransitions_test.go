@@ -260,7 +260,7 @@ func TestFailuresThatWereHeldUpLookedLikeABurst(t *testing.T) {
 	}
 	require.EqualValues(t, 1, c.seen.counts().Bad)
 	for i := range uint64(18) {
-		require.False(t, c.Apply(BreakerFact{Kind: CallFailed, Epoch: 1, Seen: 9_901 + i, Now: 1}), "what is still inside counts")
+		require.False(t, c.Apply(BreakerFact{Kind: CallFailed, Epoch: 1, Seen: 9_950 + i, Now: 1}), "what is still inside counts")
 	}
 	require.True(t, c.Apply(BreakerFact{Kind: CallFailed, Epoch: 1, Seen: 9_999, Now: 1}))
 }

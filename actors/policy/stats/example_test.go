@@ -21,10 +21,10 @@ func ExampleWindow() {
 
 func ExampleLastCalls() {
 	w := stats.NewLastCalls(3)
-	w.Add(true, false)
+	w.Add(true, false, 0)
 	w.Good(2)
 	fmt.Println(w.Counts())
-	w.Add(false, true) // the failure is not among the last three any more
+	w.Add(false, true, 0) // the failure is not among the last three any more
 	fmt.Println(w.Counts())
 	// Output:
 	// {2 1 0}

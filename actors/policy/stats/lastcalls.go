@@ -17,9 +17,6 @@ type LastCalls struct {
 // NewLastCalls makes a window of the last n calls, at least one.
 func NewLastCalls(n int) LastCalls { return LastCalls{calls: make([]uint8, max(n, 1))} }
 
-// Len is how many calls the window holds when it is full.
-func (w *LastCalls) Len() int { return len(w.calls) }
-
 // Good adds n good calls.
 func (w *LastCalls) Good(n uint64) {
 	if n >= uint64(len(w.calls)) {
@@ -32,8 +29,9 @@ func (w *LastCalls) Good(n uint64) {
 	}
 }
 
-// Add adds one call.
-func (w *LastCalls) Add(isBad, isSlow bool) {
+// Add adds one call that is bad, slow or both, and came before the last later good ones that Good added: it was told
+// late. One that is older than all the window holds is not counted: it would have left it already.
+func (w *LastCalls) Add(isBad, isSlow bool, later uint64) {
 	var call uint8
 	if isBad {
 		call |= bad
@@ -41,7 +39,30 @@ func (w *LastCalls) Add(isBad, isSlow bool) {
 	if isSlow {
 		call |= slow
 	}
+	total := int(w.sum.Total())
+	back := 0
+	for ; later > 0 && back < total; back++ {
+		if w.calls[w.ago(back)] == 0 {
+			later--
+		}
+	}
+	if back == len(w.calls) {
+		return
+	}
 	w.push(call)
+	for i := range back {
+		newer, older := w.ago(i), w.ago(i+1)
+		w.calls[newer], w.calls[older] = w.calls[older], w.calls[newer]
+	}
+}
+
+// ago is the place of the call that came n before the newest.
+func (w *LastCalls) ago(n int) int {
+	at := w.next - 1 - n
+	if at < 0 {
+		at += len(w.calls)
+	}
+	return at
 }
 
 func (w *LastCalls) push(call uint8) {

@@ -1,6 +1,7 @@
 package stats
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -24,9 +25,26 @@ func TestLastCallsAgreeWithAList(t *testing.T) {
 				w.Good(uint64(good))
 				calls = append(calls, make([]call, good)...)
 			default:
-				c := call{rapid.Bool().Draw(t, "bad"), rapid.Bool().Draw(t, "slow")}
-				w.Add(c.bad, c.slow)
-				calls = append(calls, c)
+				c := call{rapid.Bool().Draw(t, "bad"), false}
+				c.slow = !c.bad || rapid.Bool().Draw(t, "slow")
+				good := 0
+				for _, old := range calls {
+					if old == (call{}) {
+						good++
+					}
+				}
+				later := rapid.IntRange(0, min(good, 3)).Draw(t, "later")
+				if rapid.IntRange(0, 9).Draw(t, "long ago") == 0 {
+					later = good
+				}
+				w.Add(c.bad, c.slow, uint64(later))
+				at := len(calls)
+				for ; later > 0; at-- {
+					if calls[at-1] == (call{}) {
+						later--
+					}
+				}
+				calls = slices.Insert(calls, at, c)
 			}
 			var want Counts
 			for _, c := range calls[max(len(calls)-n, 0):] {
@@ -49,6 +67,6 @@ func BenchmarkLastCalls(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		w.Good(100)
-		w.Add(true, false)
+		w.Add(true, false, 0)
 	}
 }
