@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"math/rand/v2"
 	goruntime "runtime"
 	"sync"
 	"sync/atomic"
@@ -46,6 +44,8 @@ func samplesOf(p *Pipeline) (count, drops uint64) {
 func requireIdle(t *testing.T, p *Pipeline) {
 	t.Helper()
 	a := layerOf[*adaptive](p)
+	a.sizing.Lock()
+	defer a.sizing.Unlock()
 	require.EqualValues(t, a.view.Load().Permits, a.size)
 	require.Equal(t, a.size, a.count())
 	require.Zero(t, a.debt.Load())
@@ -54,8 +54,12 @@ func requireIdle(t *testing.T, p *Pipeline) {
 	require.Zero(t, p.inFlight())
 }
 
+// untilIdle lets a limit fall asleep, so that no tick is on its way to an actor that stops.
+func untilIdle() { time.Sleep(time.Minute) }
+
 func TestAdaptiveFindsTheLimitOfALiveDownstream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		defer untilIdle()
 		p := pipelineOf(t, policy.Adaptive{Queue: 64, Seed: 1})
 		d := &shared{base: 50 * time.Millisecond}
 		d.capacity.Store(10)
@@ -215,6 +219,7 @@ func TestAdaptiveSamples(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
+				defer untilIdle()
 				p := pipelineOf(t, row.layers...)
 				if row.fn == nil {
 					_, _ = Do(t.Context(), p, nil, fails)
@@ -232,6 +237,7 @@ func TestAdaptiveSamples(t *testing.T) {
 
 func TestAdaptiveCountsNoCancellation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		defer untilIdle()
 		p := pipelineOf(t, policy.Adaptive{Overload: func(error) bool { return true }})
 		ctx, cancel := context.WithCancel(t.Context())
 		_, err := Do(ctx, p, nil, func(ctx context.Context) (int, error) { cancel(); return 0, ctx.Err() })
@@ -249,6 +255,7 @@ func TestAdaptiveCountsNoCancellation(t *testing.T) {
 
 func TestAdaptiveLatencyIsThatOfTheFunction(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		defer untilIdle()
 		p := pipelineOf(t, policy.Adaptive{Min: 1, Max: 1, Queue: 9})
 		var all sync.WaitGroup
 		for range 5 {
@@ -263,8 +270,58 @@ func TestAdaptiveLatencyIsThatOfTheFunction(t *testing.T) {
 	})
 }
 
+// A call that waited counts in the epoch in which it was let in, one that was in already in its own.
+func TestAdaptiveCountsACallWhereItWasAdmitted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		defer untilIdle()
+		p := pipelineOf(t, policy.Adaptive{Min: 1, Max: 1, Queue: 1})
+		a := layerOf[*adaptive](p)
+		var held []Future[int]
+		for range 2 {
+			held = append(held, Go(t.Context(), p, nil, func(context.Context) (int, error) { time.Sleep(time.Second); return 1, nil }))
+			synctest.Wait()
+		}
+		old := a.view.Load()
+		require.NoError(t, p.Configure("adaptive", policy.Adaptive{Min: 1, Max: 1}))
+		require.NotEqual(t, old.Epoch, a.view.Load().Epoch)
+		for _, f := range held {
+			_, err := f.Await(t.Context())
+			require.NoError(t, err)
+		}
+		count, _ := old.sum()
+		require.EqualValues(t, 1, count)
+		count, _ = samplesOf(p)
+		require.EqualValues(t, 1, count)
+	})
+}
+
+// Calls that run are counted even when none is refused.
+func TestAdaptiveGrowsOnlyWhenHalfOfItIsUsed(t *testing.T) {
+	for _, row := range []struct{ callers, low, high int }{{8, 20, 20}, {18, 34, 44}} {
+		synctest.Test(t, func(t *testing.T) {
+			defer untilIdle()
+			p := pipelineOf(t, policy.Adaptive{})
+			begin := time.Now()
+			var all sync.WaitGroup
+			for range row.callers {
+				all.Go(func() {
+					for time.Since(begin) < 20*time.Second {
+						_, err := Do0(context.Background(), p, nil, func() (int, error) { time.Sleep(50 * time.Millisecond); return 1, nil })
+						require.NoError(t, err)
+					}
+				})
+			}
+			all.Wait()
+			limit, _ := p.Limit("adaptive")
+			require.GreaterOrEqual(t, limit, row.low)
+			require.LessOrEqual(t, limit, row.high)
+		})
+	}
+}
+
 func TestAdaptiveRefuses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		defer untilIdle()
 		p := pipelineOf(t, policy.Timeout{Limit: time.Minute}, policy.Adaptive{Min: 1, Max: 1, Queue: 1, MaxWait: time.Second})
 		release := make(chan struct{})
 		busy := func(context.Context) (int, error) { <-release; return 1, nil }
@@ -307,6 +364,7 @@ func TestAdaptiveRefuses(t *testing.T) {
 
 func TestAdaptiveRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		defer untilIdle()
 		p := pipelineOf(t, policy.Adaptive{Min: 3, Max: 3, Queue: 2})
 		room := func() int { n, _, _ := p.Room("t"); return n }
 		require.Equal(t, 5, room())
@@ -332,6 +390,7 @@ func TestAdaptiveRoom(t *testing.T) {
 // Settings change while permits are out: what was taken away comes back first, and the limit that was found stays.
 func TestAdaptiveKeepsItsLimitWhenConfigured(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		defer untilIdle()
 		p := pipelineOf(t, policy.Adaptive{Initial: 4})
 		a := layerOf[*adaptive](p)
 		release := make(chan struct{})
@@ -365,6 +424,7 @@ func TestAdaptiveKeepsItsLimitWhenConfigured(t *testing.T) {
 // One that only observes lets all in at once, counts them, tells what it would have done, and goes on learning.
 func TestAdaptiveThatOnlyObserves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		defer untilIdle()
 		sys := newSystem(t)
 		p := newPipeline(t, sys, Spec{Layers: []policy.Config{policy.Adaptive{Initial: 2, Queue: 1}}, Observe: true})
 		a := layerOf[*adaptive](p)
@@ -376,6 +436,7 @@ func TestAdaptiveThatOnlyObserves(t *testing.T) {
 		}
 		synctest.Wait()
 		require.EqualValues(t, -3, a.count(), "five run, two may")
+		require.EqualValues(t, 3, a.view.Load().high.Load(), "more than the limit: a probe must know")
 		require.Equal(t, "would have made it wait", (<-events.C()).Reason)
 		n, _, _ := p.Room("t")
 		require.Equal(t, 251, n, "it keeps no task out")
@@ -423,6 +484,7 @@ func TestAdaptiveObservedUnderLoad(t *testing.T) {
 
 func TestAdaptivePermitInTwoSteps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		defer untilIdle()
 		p := pipelineOf(t, policy.Adaptive{Min: 2, Max: 2})
 		one, err := Acquire(t.Context(), p, nil)
 		require.NoError(t, err)
@@ -440,204 +502,5 @@ func TestAdaptivePermitInTwoSteps(t *testing.T) {
 		_, drops := samplesOf(p)
 		require.EqualValues(t, 1, drops)
 		requireIdle(t, p)
-	})
-}
-
-// told is a core that writes down what it is told and what it decided, and panics when it is told to.
-type toldCore struct {
-	*policy.AdaptiveCore
-	log *adaptiveLog
-}
-
-type adaptiveLog struct {
-	facts     []policy.AdaptiveFact
-	decisions []policy.AdaptiveSnapshot
-	crash     atomic.Int64
-	applied   atomic.Int64
-}
-
-func (c toldCore) Apply(f policy.AdaptiveFact) bool {
-	if c.log.crash.Add(-1) >= 0 {
-		panic("core is broken")
-	}
-	c.log.applied.Add(1)
-	changed := c.AdaptiveCore.Apply(f)
-	c.log.facts = append(c.log.facts, f)
-	if changed {
-		c.log.decisions = append(c.log.decisions, c.Snapshot())
-	}
-	return changed
-}
-
-// loggedAdaptive is a pipeline of one adaptive limit whose core is written down.
-func loggedAdaptive(t *testing.T, sys *System, cfg policy.Adaptive) (*Pipeline, *adaptiveLog) {
-	t.Helper()
-	log := &adaptiveLog{}
-	p := &Pipeline{sys: sys, name: "p"}
-	p.intake.size = 256
-	require.NoError(t, p.build(Spec{Layers: []policy.Config{cfg}, Intake: 256}))
-	a := layerOf[*adaptive](p)
-	a.revive = func(cfg policy.Adaptive, last *policy.AdaptiveSnapshot) adaptiveCore {
-		return toldCore{policy.NewAdaptive(cfg, last), log}
-	}
-	require.NoError(t, sys.within(a.start))
-	return p, log
-}
-
-func TestAdaptiveTellsItsActorNothingOnSuccess(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		sys := bare(t)
-		p, log := loggedAdaptive(t, sys, policy.Adaptive{})
-		for range 10_000 {
-			_, _ = Do(t.Context(), p, nil, succeeds)
-		}
-		require.EqualValues(t, 1, log.applied.Load(), "the first one after a silence is told")
-		time.Sleep(time.Hour)
-		require.Less(t, log.applied.Load(), int64(20), "no ticks when idle")
-		require.True(t, layerOf[*adaptive](p).view.Load().asleep.Load())
-		before := log.applied.Load()
-		_, _ = Do(t.Context(), p, nil, succeeds)
-		require.Equal(t, before+1, log.applied.Load(), "and it wakes up")
-		time.Sleep(time.Second)
-		require.Greater(t, log.applied.Load(), before+1)
-		require.NoError(t, sys.Close(context.Background()))
-	})
-}
-
-// The facts of a limit that lived through load and probes lead a fresh core to the same decisions.
-func TestAdaptiveReplaysFromItsRecordedFacts(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		sys := bare(t)
-		cfg := policy.Adaptive{Initial: 30, Queue: 64, Probe: time.Second, Seed: 7}.WithDefaults().(policy.Adaptive)
-		p, log := loggedAdaptive(t, sys, cfg)
-		d := &shared{base: 5 * time.Millisecond}
-		d.capacity.Store(6)
-		var all sync.WaitGroup
-		for g := range 40 {
-			all.Go(func() {
-				random := rand.New(rand.NewPCG(uint64(g), 5))
-				for range 500 {
-					_, _ = Do(context.Background(), p, nil, func(ctx context.Context) (int, error) {
-						if random.Uint32()%2000 == 0 {
-							return 0, context.DeadlineExceeded
-						}
-						return d.serve(ctx)
-					})
-				}
-			})
-		}
-		all.Wait()
-		require.NoError(t, sys.Close(context.Background()))
-		last := log.decisions[len(log.decisions)-1]
-		require.Greater(t, last.Probes, uint64(2))
-		require.Positive(t, last.Backoffs)
-		var again []policy.AdaptiveSnapshot
-		core := policy.NewAdaptive(cfg, nil)
-		for _, f := range log.facts {
-			if core.Apply(f) {
-				again = append(again, core.Snapshot())
-			}
-		}
-		require.Equal(t, log.decisions, again)
-	})
-}
-
-func TestAdaptiveSurvivesRestartAndQuarantine(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		sys, err := NewSystem(Options{Restarts: RestartPolicy{Initial: time.Second, Max: time.Minute, Budget: 3, HalfLife: time.Hour}, Logger: slog.New(slog.DiscardHandler)})
-		require.NoError(t, err)
-		p, log := loggedAdaptive(t, sys, policy.Adaptive{Initial: 50, Queue: 200, Seed: 3})
-		a := layerOf[*adaptive](p)
-		d := &shared{base: 200 * time.Millisecond}
-		d.capacity.Store(20)
-		var over atomic.Bool
-		var all sync.WaitGroup
-		for range 100 {
-			all.Go(func() {
-				for !over.Load() {
-					_, err := Do(context.Background(), p, nil, d.serve)
-					require.NoError(t, err)
-				}
-			})
-		}
-		time.Sleep(20 * time.Second)
-		before := a.view.Load().AdaptiveSnapshot
-		require.NotEqual(t, 50, before.Limit)
-		log.crash.Store(1)
-		for a.host.status.Load() != hostFailed {
-			time.Sleep(10 * time.Millisecond)
-		}
-		failed := a.view.Load().AdaptiveSnapshot
-		time.Sleep(500 * time.Millisecond)
-		d.most.Store(0)
-		time.Sleep(400 * time.Millisecond) // the limit is kept while it is down
-		require.LessOrEqual(t, d.most.Load(), int64(failed.Permits))
-		for a.host.status.Load() != hostUp {
-			time.Sleep(time.Millisecond)
-		}
-		again := a.view.Load().AdaptiveSnapshot
-		require.Equal(t, failed.Limit, again.Limit, "what it found last is in force")
-		require.Equal(t, failed.Baseline, again.Baseline)
-		require.Greater(t, again.Epoch, failed.Epoch)
-		time.Sleep(10 * time.Second)
-		d.most.Store(0)
-		time.Sleep(time.Second)
-		limit, _ := p.Limit("adaptive")
-		require.GreaterOrEqual(t, limit, 20)
-		require.LessOrEqual(t, d.most.Load(), int64(60), "permits in use were not forgotten")
-
-		for a.view.Load().Permits == a.view.Load().Limit { // until it probes
-			time.Sleep(time.Millisecond)
-		}
-		for a.host.status.Load() != hostGone {
-			log.crash.Store(1)
-			a.host.Tell(a.view.Load().fact(sys.now()))
-			if v := a.view.Load(); a.host.status.Load() == hostGone {
-				require.Less(t, v.Permits, v.Limit, "in the middle of a probe")
-				break
-			}
-			time.Sleep(time.Minute)
-			for a.host.status.Load() == hostUp && a.view.Load().Permits == a.view.Load().Limit {
-				time.Sleep(time.Millisecond)
-			}
-		}
-		time.Sleep(10 * time.Second)
-		v := a.view.Load()
-		require.Equal(t, v.Limit, v.Permits, "a probe that nobody ends does not keep the limit down")
-		over.Store(true)
-		all.Wait()
-		requireIdle(t, p)
-		require.NoError(t, sys.Close(context.Background()))
-	})
-}
-
-func TestAdaptiveTellsWhenTheLimitMoves(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		sys := newSystem(t)
-		p := newPipeline(t, sys, Spec{Layers: []policy.Config{policy.Adaptive{Queue: 64}}})
-		events := sys.Events().Subscribe(256, func(e messages.Event) bool { return e.Kind == messages.LimitChanged })
-		d := &shared{base: 10 * time.Millisecond}
-		d.capacity.Store(5)
-		begin := time.Now()
-		var all sync.WaitGroup
-		for range 64 {
-			all.Go(func() {
-				for time.Since(begin) < 20*time.Second {
-					_, _ = Do(context.Background(), p, nil, d.serve)
-				}
-			})
-		}
-		all.Wait()
-		synctest.Wait()
-		require.GreaterOrEqual(t, len(events.C()), 3)
-		require.LessOrEqual(t, len(events.C()), 21, "once a second at most")
-		for at := 20; len(events.C()) > 0; {
-			e := <-events.C()
-			require.Equal(t, "adaptive", e.Source)
-			require.Equal(t, "p", e.Pipeline)
-			require.Equal(t, at, e.Data["from"])
-			require.NotEqual(t, at, e.Data["to"])
-			at = e.Data["to"].(int)
-		}
 	})
 }

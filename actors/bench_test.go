@@ -128,6 +128,23 @@ func BenchmarkBulkheadGate(b *testing.B) {
 	})
 }
 
+// BenchmarkAdaptiveGate is the adaptive limit alone, with the clock passed in: admit, and count the sample.
+func BenchmarkAdaptiveGate(b *testing.B) {
+	p := pipelineOf(b, policy.Adaptive{Min: 1 << 16, Max: 1 << 16})
+	a, pool := layerOf[*adaptive](p), poolOf[int](p)
+	now, ctx := p.sys.now(), context.Background()
+	modes(b, 50, func() {
+		r := pool.Get().(*record[int])
+		r.caller, r.now = ctx, now
+		if a.admit(&r.call) == nil {
+			r.unhold()
+			r.verdict = succeeded
+			a.done(&r.call, r.held[r.holds], nil)
+		}
+		pool.Put(r)
+	})
+}
+
 // BenchmarkPipeline is the whole call: fallback, timeout, retry, breaker, bulkhead.
 func BenchmarkPipeline(b *testing.B) {
 	ctx := context.Background()
@@ -169,11 +186,14 @@ func TestAllocations(t *testing.T) {
 	require.NoError(t, err)
 	_, _ = Do(ctx, open, nil, fails)
 	meta := &messages.Context{OrderID: "17", Tier: messages.Critical}
+	adaptive, err := p.sys.Pipeline("adaptive", Spec{Layers: []policy.Config{policy.Adaptive{}}})
+	require.NoError(t, err)
 	for _, row := range []struct {
 		name string
 		want float64
 		op   func()
 	}{
+		{"adaptive limit", 0, func() { _, _ = Do0(ctx, adaptive, nil, noop) }},
 		{"five layers", 0, func() { _, _ = Do0(ctx, p, nil, noop) }},
 		{"with our context", 0, func() { _, _ = Do0(ctx, p, meta, noop) }},
 		{"guard and hook", 0, func() { _, _ = Do0(ctx, guarded, nil, noop) }},
