@@ -25,7 +25,7 @@ type adaptive struct {
 	host   *Host[policy.AdaptiveFact, policy.AdaptiveSnapshot]
 	view   atomic.Pointer[adaptiveView]
 	permits
-	sizing sync.Mutex // of size, between incarnations of the actor
+	sizing sync.Mutex // of the limit in force, between incarnations of the actor
 	size   int64
 	told   int // of the actor: the limit that was told last
 	moves  sampled
@@ -98,37 +98,40 @@ func (a *adaptive) configure(cfg policy.Config) error {
 	return settle(a.host, f)
 }
 
-// publish runs in the actor. The permits come first: a call that is counted in a new epoch was admitted under its limit.
+// publish runs in the actor. It tells of the limit once a second at most: where it came to, not each step on the way.
 func (a *adaptive) publish(s policy.AdaptiveSnapshot) {
+	a.enforce(s)
+	if a.told == 0 {
+		a.told = s.Limit // the first one is no change
+	}
+	if s.Limit == a.told {
+		return
+	}
+	if _, ok := a.moves.add(a.sys.now()); ok {
+		a.pipe.event(messages.Event{Kind: messages.LimitChanged, Source: a.name, Data: map[string]any{
+			"from": a.told, "to": s.Limit, "latency": s.Latency.String(), "baseline": s.Baseline.String(), "backoffs": s.Backoffs,
+		}})
+		a.told = s.Limit
+	}
+}
+
+// enforce puts a limit in force. The permits come first: a call that is counted in a new epoch was admitted under its
+// limit.
+func (a *adaptive) enforce(s policy.AdaptiveSnapshot) {
 	a.sizing.Lock()
+	defer a.sizing.Unlock()
 	if by := int64(s.Permits) - a.size; by != 0 {
 		a.size += by
 		a.resize(by)
 	}
-	a.sizing.Unlock()
-	old := a.view.Load()
 	v := &adaptiveView{AdaptiveSnapshot: s}
-	if old != nil && old.Epoch == s.Epoch {
+	if old := a.view.Load(); old != nil && old.Epoch == s.Epoch {
 		v.samples = old.samples
 	} else {
 		v.samples = new(samples)
 		v.asleep.Store(true) // until its first sample
 	}
 	a.view.Store(v)
-	if old == nil {
-		a.told = s.Limit
-	} else if s.Limit != a.told && s.Limit != old.Limit {
-		a.tell(s)
-	}
-}
-
-func (a *adaptive) tell(s policy.AdaptiveSnapshot) {
-	if n, ok := a.moves.add(a.sys.now()); ok {
-		a.pipe.event(messages.Event{Kind: messages.LimitChanged, Source: a.name, Data: map[string]any{
-			"from": a.told, "to": s.Limit, "count": n, "latency": s.Latency.String(), "baseline": s.Baseline.String(), "backoffs": s.Backoffs,
-		}})
-		a.told = s.Limit
-	}
 }
 
 // sleep runs in the actor when no tick is due any more. The flag is set before the samples are read once more, and a
@@ -189,7 +192,7 @@ func (a *adaptive) unprobe(v *adaptiveView) *adaptiveView {
 	s := v.AdaptiveSnapshot
 	s.Permits = s.Limit
 	s.Epoch++
-	a.publish(s)
+	a.enforce(s)
 	return a.view.Load()
 }
 
@@ -270,8 +273,8 @@ func (a *adaptive) room(_ int64, inFlight int) (n int, wait time.Duration, blame
 	return min(free, v.Permits+v.Settings.Queue-inFlight), 0, false
 }
 
-// Limit is how many calls the adaptive limit of that name ("adaptive") lets run at once now. It is false when there is no
-// such layer.
+// Limit is how many calls the adaptive limit of that name ("adaptive") lets run at once; during a probe it is fewer. It is
+// false when there is no such layer.
 func (p *Pipeline) Limit(layer string) (int, bool) {
 	for _, l := range p.stack {
 		if a, ok := l.(*adaptive); ok && a.name == layer {

@@ -283,6 +283,23 @@ func BenchmarkIdempotency(b *testing.B) {
 	})
 }
 
+// BenchmarkAdaptiveGate is the adaptive limit alone, with the clock passed in: admit, and count the sample.
+func BenchmarkAdaptiveGate(b *testing.B) {
+	p := pipelineOf(b, policy.Adaptive{Min: 1 << 16, Max: 1 << 16})
+	a, pool := layerOf[*adaptive](p), poolOf[int](p)
+	now, ctx := p.sys.now(), context.Background()
+	modes(b, 50, func() {
+		r := pool.Get().(*record[int])
+		r.caller, r.now = ctx, now
+		if a.admit(&r.call) == nil {
+			r.unhold()
+			r.verdict = succeeded
+			a.done(&r.call, r.held[r.holds], nil)
+		}
+		pool.Put(r)
+	})
+}
+
 // BenchmarkPipeline is the whole call: fallback, timeout, retry, breaker, bulkhead.
 func BenchmarkPipeline(b *testing.B) {
 	ctx := context.Background()
@@ -347,6 +364,7 @@ func TestAllocations(t *testing.T) {
 	looking := alone("slow", policy.Breaker{SlowCall: time.Hour, Classify: func(any, error) policy.Class { return policy.Success }})
 	ordered := alone("ordered", policy.Breaker{})
 	require.NoError(t, ordered.Order("breaker", policy.BreakerOrder{Kind: policy.ForceClosed, Reason: "test", TTL: time.Hour}))
+	adaptive := alone("adaptive", policy.Adaptive{})
 	remembers := alone("cache", policy.Cache{Key: byOrder, TTL: time.Hour, Collapse: true})
 	once, done := alone("once", policy.Idempotency{Keep: time.Nanosecond}), alone("done", policy.Idempotency{})
 	key := &messages.Context{IdempotencyKey: "17"}
@@ -395,6 +413,7 @@ func TestAllocations(t *testing.T) {
 		{"breaker alone", 0, func() { _, _ = Do0(ctx, counting, nil, noop) }},
 		{"breaker that looks twice", 0, func() { _, _ = Do0(ctx, looking, nil, noop) }}, // a small number is boxed without
 		{"breaker under an order", 0, func() { _, _ = Do0(ctx, ordered, nil, noop) }},
+		{"adaptive limit", 0, func() { _, _ = Do0(ctx, adaptive, nil, noop) }},
 		{"refused: the error", 1, func() { _, _ = Do0(ctx, open, nil, noop) }},
 		{"rate limit", 0, func() { _, _ = Do0(ctx, rate, nil, noop) }},
 		{"rate limit, refused: the error", 1, func() { _, _ = Do0(ctx, limited, nil, noop) }},
