@@ -78,7 +78,7 @@ func TestCustomPolicyDecidesTheOutcome(t *testing.T) {
 			defer cancel()
 			return next(ctx)
 		}, nil, func(ctx context.Context) (int, error) { <-ctx.Done(); return 0, ctx.Err() }, messages.Failure, context.DeadlineExceeded, 1, 0},
-		{"errors of a type that cannot be compared", straight, nil, ctxFails(uncomparable{[]int{1}}), messages.Failure, nil, 1, 0},
+		{"errors of a type that cannot be compared", straight, nil, ctxFails(uncomparable{[]int{1}}), messages.Failure, uncomparable{[]int{1}}, 1, 0},
 	} {
 		t.Run(r.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -90,6 +90,8 @@ func TestCustomPolicyDecidesTheOutcome(t *testing.T) {
 					require.Equal(t, "own", res.Policies()[0])
 					switch want := r.is.(type) { //nolint:errorlint // the rows name types by a value
 					case nil:
+					case uncomparable:
+						require.Equal(t, want, res.Err)
 					case *messages.PanicError:
 						require.ErrorAs(t, res.Err, &want)
 						require.NotEmpty(t, want.Stack)
@@ -168,11 +170,12 @@ func TestCustomPolicyTakesPartInEverything(t *testing.T) {
 func TestCustomPolicyKeepsACallersCancellation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for name, around := range map[string]func(context.Context, policy.Call, next) error{
-			"straight": straight,
-			"answers":  func(ctx context.Context, _ policy.Call, next next) error { _ = next(ctx); return nil },
-			"wraps":    func(ctx context.Context, _ policy.Call, next next) error { return fmt.Errorf("own: %w", next(ctx)) },
-			"waits":    func(ctx context.Context, _ policy.Call, next next) error { <-ctx.Done(); return next(ctx) },
-			"leaves":   func(ctx context.Context, _ policy.Call, _ next) error { <-ctx.Done(); return ctx.Err() },
+			"straight":  straight,
+			"answers": func(ctx context.Context, _ policy.Call, next next) error { _ = next(ctx); return nil },
+			"wraps":   func(ctx context.Context, _ policy.Call, next next) error { return fmt.Errorf("own: %w", next(ctx)) },
+			"waits":   func(ctx context.Context, _ policy.Call, next next) error { <-ctx.Done(); return next(ctx) },
+			"mumbles": func(ctx context.Context, _ policy.Call, _ next) error { <-ctx.Done(); return errBoom },
+			"leaves":  func(ctx context.Context, _ policy.Call, _ next) error { <-ctx.Done(); return ctx.Err() },
 		} {
 			p := pipelineOf(t, policy.FallbackValue(1), policy.Breaker{Consecutive: 1}, own(around), policy.Bulkhead{Permits: 1})
 			why := errors.New("the user left")

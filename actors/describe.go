@@ -74,8 +74,6 @@ func text(v reflect.Value) string {
 		return backoff(x)
 	case interface{ Describe() string }:
 		return x.Describe()
-	case reflect.Type:
-		return x.String()
 	case fmt.Stringer:
 		return fmt.Sprint(x)
 	}

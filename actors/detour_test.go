@@ -210,6 +210,20 @@ func TestViaWaitsForWhatBegan(t *testing.T) {
 		res = Try(ctx, p, nil, func(ctx context.Context) (int, error) { <-ctx.Done(); return 0, ctx.Err() })
 		require.Equal(t, messages.Canceled, res.Outcome, "the function is told, through whatever context the actor gave it")
 		require.EqualValues(t, 1, layerOf[*bulkhead](p).count())
+		for i, do := range []func(actor.Context, *messages.Execute){
+			func(c actor.Context, x *messages.Execute) { // in a context of its own
+				v, err := x.Func(context.Background())
+				c.Respond(&messages.Result{Value: v, Err: err, Outcome: messages.Failure})
+			},
+			runsAndAnswers(messages.Result{Outcome: messages.Success, Value: 9}),
+		} {
+			q, err := sys.Pipeline(fmt.Sprint("q", i), Spec{Layers: []policy.Config{Via("clerk", clerkOf(t, sys, do))}})
+			require.NoError(t, err)
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(time.Second, cancel)
+			res = Try(ctx, q, nil, func(ctx context.Context) (int, error) { <-ctx.Done(); return 0, ctx.Err() })
+			require.Equal(t, messages.Canceled, res.Outcome)
+		}
 
 		// The other one's answer may come while the function still runs: a limit of its own.
 		limited, err := sys.Pipeline("limited", Spec{Layers: []policy.Config{policy.Timeout{Limit: time.Second}}})

@@ -81,6 +81,9 @@ func TestActorThatCannotBeMadeIsToldWhenBuilt(t *testing.T) {
 	require.ErrorIs(t, err, errNoActor)
 	_, err = sys.Pipeline("c", Spec{Layers: []policy.Config{ActorPolicy("sentry", nil)}})
 	require.ErrorIs(t, err, messages.ErrInvalid)
+	require.False(t, sys.Has("a"))
+	_, err = sys.Pipeline("a", Spec{})
+	require.NoError(t, err, "the name is free again")
 }
 
 // A restart makes the actor anew; one that cannot be made then is tried again, with backoff, and in the end left.

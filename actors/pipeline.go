@@ -101,10 +101,22 @@ func (s *System) Pipeline(name string, spec Spec) (*Pipeline, error) {
 		return err
 	})
 	if err = errors.Join(err, failed); err != nil {
+		s.abandon(p)
 		return nil, fmt.Errorf("pipeline %q: %w", name, err)
 	}
 	p.warn()
 	return p, nil
+}
+
+// abandon takes back a pipeline that could not be started, an actor of the user's for one could not be made.
+func (s *System) abandon(p *Pipeline) {
+	p.closed.Store(true)
+	s.mu.Lock()
+	delete(s.pipelines, p.name)
+	s.mu.Unlock()
+	if p.pid != nil {
+		s.root.Stop(p.pid)
+	}
 }
 
 // assemble makes a pipeline that has not been started.

@@ -2,6 +2,7 @@
 //
 //	rt, err := runtime.Start(ctx, runtime.Config{})          one process; WithCluster joins others over NATS
 //	p, err := rt.Pipeline("charge", runtime.Spec{...})       guards, layers outermost first, hooks, sinks
+//	fmt.Println(p.Explain())                                 what that is, and what is wrong with it
 //	v, err := runtime.Do(ctx, p, fn)                         on this goroutine: the value or the error
 //	res := runtime.Try(ctx, p, fn)                           the same, told in full; never an error, never a panic
 //	fut := runtime.Go(ctx, p, fn)                            on a worker, behind the pipeline's bounded intake

@@ -8,7 +8,7 @@ import (
 )
 
 // Config is the settings of one layer of a pipeline: plain values, zero meaning the documented default. The
-// implementations are the settings types of this package.
+// implementations are the settings types of this package, and a user's own: see Custom.
 type Config interface {
 	// Kind names the policy: "retry", "breaker". It is the layer's name in results and events.
 	Kind() string
