@@ -167,6 +167,32 @@ func TestCustomPolicyTakesPartInEverything(t *testing.T) {
 	})
 }
 
+// Each run inside a custom policy has a limit of its own: the timeout is not the whole call's.
+func TestTimeoutInsideACustomPolicyThatCallsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pipelineOf(t, own(func(ctx context.Context, _ policy.Call, next next) error {
+			if next(ctx) == nil {
+				return nil
+			}
+			return next(ctx)
+		}), policy.Timeout{Limit: time.Second})
+		for range 2 {
+			first := true
+			res := Go(t.Context(), p, nil, func(ctx context.Context) (int, error) {
+				if first {
+					first = false
+					<-ctx.Done()
+					return 0, ctx.Err()
+				}
+				time.Sleep(time.Second - 10*time.Millisecond)
+				return 7, nil
+			}).Result(t.Context())
+			require.Equal(t, messages.Success, res.Outcome, "%v", res.Err)
+			require.Equal(t, 2, res.Attempts)
+		}
+	})
+}
+
 func TestCustomPolicyKeepsACallersCancellation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for name, around := range map[string]func(context.Context, policy.Call, next) error{

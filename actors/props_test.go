@@ -171,27 +171,32 @@ type delayed struct{}
 func (delayed) Schedule(run func()) { go func() { time.Sleep(time.Second); run() }() }
 func (delayed) Throughput() int     { return 1 }
 
+// allForOne spawns an actor with two children, the first of the props; told of trouble, it has both restarted.
+func allForOne(as *actor.ActorSystem, props *actor.Props) (parent, child *PID) {
+	parent = as.Root.Spawn(actor.PropsFromFunc(func(c actor.Context) {
+		switch c.Message().(type) {
+		case *actor.Started:
+			child = c.Spawn(props)
+			c.Spawn(actor.PropsFromFunc(func(c actor.Context) {
+				if c.Message() == "trouble" {
+					panic("elsewhere")
+				}
+			}))
+		case string:
+			c.Send(c.Children()[1], c.Message())
+		}
+	}, actor.WithSupervisor(actor.NewAllForOneStrategy(100, time.Hour, func(any) actor.Directive { return actor.RestartDirective }))))
+	synctest.Wait()
+	return parent, child
+}
+
 // Whoever supervises it may restart it: it goes on answering.
 func TestPropsAnswerAfterARestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		as := foreign(t)
 		props, err := Props(policy.Breaker{Consecutive: 1, OpenFor: time.Hour})
 		require.NoError(t, err)
-		var child *PID
-		parent := as.Root.Spawn(actor.PropsFromFunc(func(c actor.Context) {
-			switch c.Message().(type) {
-			case *actor.Started:
-				child = c.Spawn(props)
-				c.Spawn(actor.PropsFromFunc(func(c actor.Context) {
-					if c.Message() == "trouble" {
-						panic("elsewhere")
-					}
-				}))
-			case string:
-				c.Send(c.Children()[1], c.Message())
-			}
-		}, actor.WithSupervisor(actor.NewAllForOneStrategy(100, time.Hour, func(any) actor.Directive { return actor.RestartDirective }))))
-		synctest.Wait()
+		parent, child := allForOne(as, props)
 		running := as.Root.RequestFuture(child, execute(func(context.Context) (any, error) { time.Sleep(time.Second); return 7, nil }), time.Minute)
 		synctest.Wait() // it was let in
 		require.ErrorIs(t, answerOf(t, as.Root.RequestFuture(child, value(nil, errBoom), time.Minute)).Err, errBoom)
@@ -203,6 +208,24 @@ func TestPropsAnswerAfterARestart(t *testing.T) {
 		}
 		require.Equal(t, 7, answerOf(t, running).Value)
 		require.NoError(t, as.Root.StopFuture(parent).Wait())
+	})
+}
+
+func TestRequestsQueuedAtARestartWereLostWhenItStopped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		as := foreign(t)
+		props, err := Props(policy.Retry{Attempts: 1})
+		require.NoError(t, err)
+		parent, child := allForOne(as, props)
+		running := as.Root.RequestFuture(child, execute(func(context.Context) (any, error) { time.Sleep(time.Second); return 7, nil }), time.Minute)
+		synctest.Wait()
+		as.Root.Send(parent, "trouble")
+		synctest.Wait() // it waits for what runs
+		queued := as.Root.RequestFuture(child, value(7, nil), time.Minute)
+		stopped := as.Root.StopFuture(parent)
+		require.Equal(t, 7, answerOf(t, running).Value)
+		require.ErrorIs(t, answerOf(t, queued).Err, messages.ErrStopped)
+		require.NoError(t, stopped.Wait())
 	})
 }
 
