@@ -152,13 +152,9 @@ func (b *breaker) publish(s policy.BreakerSnapshot) {
 // sleep runs in the actor. The flag is set before the tally is read once more, and a gate adds before it looks at the
 // flag: one of the two sees the other.
 func (b *breaker) sleep(core Core[policy.BreakerFact, policy.BreakerSnapshot]) (stir bool) {
-	c := core.(breakerCore)
-	if !c.Idle() {
-		return false
-	}
 	v := b.view.Load()
 	v.asleep.Store(true)
-	return v.good.sum() != c.Credited() && v.asleep.CompareAndSwap(true, false)
+	return v.good.sum() != core.(breakerCore).Credited() && v.asleep.CompareAndSwap(true, false)
 }
 
 // fact reads Out before Began: takeProbe writes them the other way round.

@@ -154,6 +154,6 @@ func (l *cache) rescue(c *call, cfg *policy.Cache, k cacheKey, err error) error 
 	if wrong := c.inv.setValue(v); wrong != nil {
 		return err
 	}
-	c.verdict, c.primary = answered, err
+	c.verdict, c.primary, c.behind = answered, err, c.verdict
 	return nil
 }

@@ -230,8 +230,9 @@ func (x *around) fail(err error) error {
 // answer makes v the call's value, in place of a primary error. nil is the zero value.
 func (x *around) answer(primary error, v any) error {
 	c := x.c
+	behind := x.verdict
 	if primary == nil {
-		primary = &messages.RejectedError{By: x.l.name, Reason: "skipped"}
+		primary, behind = &messages.RejectedError{By: x.l.name, Reason: "skipped"}, rejected
 	}
 	if v == nil {
 		v = reflect.Zero(c.inv.typ()).Interface()
@@ -239,7 +240,7 @@ func (x *around) answer(primary error, v any) error {
 	if err := x.set(v); err != nil {
 		return &messages.FallbackError{Err: err, Primary: primary}
 	}
-	c.verdict, c.primary = answered, primary
+	c.verdict, c.primary, c.behind = answered, primary, behind
 	return nil
 }
 

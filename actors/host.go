@@ -37,8 +37,8 @@ type Host[F, S any] struct {
 	revive  func(last *S) Core[F, S] // makes the core, from the last snapshot after a restart
 	publish func(S)                  // stores the snapshot where gates read it
 	tick    func() F                 // the fact that time passed; nil for a core that is never ticked
-	// sleep is asked after each fact. It lets a core sleep that awaits no more evidence; it reports whether some arrived in
-	// that moment, so that a tick is due after all. nil means no.
+	// sleep is asked when the core is idle: it wants no more ticks, or it has a method Idle and says so. It reports whether
+	// evidence arrived in that moment, so that a tick is due after all. nil means no.
 	sleep func(Core[F, S]) (stir bool)
 	// after runs on the goroutine of who sent something, once the actor has let go of it: what is told there may call back
 	// into the host. nil means nothing.
@@ -220,7 +220,11 @@ func (h *hosting[F, S]) rearm() {
 		return
 	}
 	next := h.core.Next()
-	if h.sleep != nil && h.sleep(h.core) {
+	idle := next == 0 && h.due == 0
+	if core, ok := h.core.(interface{ Idle() bool }); ok { // it may want ticks for something else
+		idle = core.Idle()
+	}
+	if idle && h.sleep != nil && h.sleep(h.core) {
 		next = policy.Instant(h.sys.now() + 1)
 	}
 	if next == 0 || next == h.due {

@@ -89,17 +89,13 @@ func (s *System) Pipeline(name string, spec Spec) (*Pipeline, error) {
 	}
 	s.pipelines[name] = p
 	s.mu.Unlock()
-	if err := p.borrow(); err != nil {
-		s.mu.Lock()
-		delete(s.pipelines, name)
-		s.mu.Unlock()
-		return nil, fmt.Errorf("pipeline %q: %w", name, err)
-	}
 	var failed error
-	err = s.within(func(c actor.SpawnerContext) (err error) {
-		p.pid, err = c.SpawnNamed(p.propsStarting(&failed), "pipeline-"+name)
-		return err
-	})
+	if err = p.borrow(); err == nil {
+		err = s.within(func(c actor.SpawnerContext) (err error) {
+			p.pid, err = c.SpawnNamed(p.propsStarting(&failed), "pipeline-"+name)
+			return err
+		})
+	}
 	if err = errors.Join(err, failed); err != nil {
 		s.abandon(p)
 		return nil, fmt.Errorf("pipeline %q: %w", name, err)
@@ -117,6 +113,7 @@ func (s *System) abandon(p *Pipeline) {
 	if p.pid != nil {
 		s.root.Stop(p.pid)
 	}
+	p.giveBack()
 }
 
 // assemble makes a pipeline that has not been started.
@@ -210,7 +207,7 @@ func (p *Pipeline) compose() {
 	retrying := false
 	for _, l := range p.stack {
 		switch l := l.(type) {
-		case *retry, *custom:
+		case *retry, *hedge, *custom: // a limit inside is each attempt's, not the call's
 			retrying = true
 		case *timeout:
 			if p.total == nil && !retrying {
@@ -263,7 +260,7 @@ func (p *Pipeline) propsStarting(failed *error) *actor.Props {
 		actor.WithMailbox(func() actor.Mailbox { return &door{actor.Unbounded()(), p} }))
 }
 
-// borrow gets the layers what is not their own; if one cannot have it, all give theirs back.
+// borrow gets the layers what is not their own.
 func (p *Pipeline) borrow() error {
 	var errs []error
 	for _, l := range p.stack {
@@ -271,11 +268,7 @@ func (p *Pipeline) borrow() error {
 			errs = append(errs, b.borrow())
 		}
 	}
-	err := errors.Join(errs...)
-	if err != nil {
-		p.giveBack()
-	}
-	return err
+	return errors.Join(errs...)
 }
 
 func (p *Pipeline) giveBack() {
