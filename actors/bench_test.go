@@ -128,6 +128,58 @@ func BenchmarkBulkheadGate(b *testing.B) {
 	})
 }
 
+// BenchmarkRateLimitGate is the limit alone, with the clock passed in: a token from a bucket that is never empty, and a
+// refusal.
+func BenchmarkRateLimitGate(b *testing.B) {
+	l := layerOf[*rateLimit](pipelineOf(b, policy.RateLimit{Limit: 1_000_000_000, Burst: 1_000_000_000}))
+	b.Run("take", func(b *testing.B) {
+		now := l.sys.now()
+		modes(b, 25, func() {
+			if l.waiting.Load() == 0 && l.take(l.view.Load(), now) != 0 {
+				b.Error("refused")
+			}
+		})
+	})
+	b.Run("refuse", func(b *testing.B) {
+		l := layerOf[*rateLimit](pipelineOf(b, policy.RateLimit{Limit: 1, Per: time.Hour}))
+		now := l.sys.now()
+		l.take(l.view.Load(), now)
+		modes(b, 10, func() {
+			if l.waiting.Load() == 0 && l.take(l.view.Load(), now) == 0 {
+				b.Error("admitted")
+			}
+		})
+	})
+}
+
+func BenchmarkThrottleGate(b *testing.B) {
+	p := pipelineOf(b, policy.Throttle{})
+	l, pool, now := layerOf[*throttle](p), poolOf[int](p), p.sys.now()
+	modes(b, 30, func() {
+		r := pool.Get().(*record[int])
+		r.now = now
+		if l.admit(&r.call) == nil {
+			r.unhold()
+			r.verdict = succeeded
+			l.done(&r.call, r.held[r.holds], nil)
+		}
+		pool.Put(r)
+	})
+}
+
+func BenchmarkShedGate(b *testing.B) {
+	p := pipelineOf(b, policy.Shed{Limit: 1 << 20})
+	l, pool := layerOf[*shed](p), poolOf[int](p)
+	modes(b, 25, func() {
+		r := pool.Get().(*record[int])
+		if l.admit(&r.call) == nil {
+			r.unhold()
+			l.done(&r.call, r.held[r.holds], nil)
+		}
+		pool.Put(r)
+	})
+}
+
 // BenchmarkPipeline is the whole call: fallback, timeout, retry, breaker, bulkhead.
 func BenchmarkPipeline(b *testing.B) {
 	ctx := context.Background()
@@ -168,6 +220,13 @@ func TestAllocations(t *testing.T) {
 	open, err := p.sys.Pipeline("open", Spec{Layers: []policy.Config{policy.Breaker{Consecutive: 1, OpenFor: time.Hour}}})
 	require.NoError(t, err)
 	_, _ = Do(ctx, open, nil, fails)
+	alone := func(name string, cfg policy.Config) *Pipeline {
+		p, err := p.sys.Pipeline(name, Spec{Layers: []policy.Config{cfg}})
+		require.NoError(t, err)
+		return p
+	}
+	rate, limited := alone("rate", policy.RateLimit{Limit: 1_000_000_000}), alone("limited", policy.RateLimit{Limit: 1, Per: time.Hour})
+	throttled, shedding := alone("throttle", policy.Throttle{}), alone("shed", policy.Shed{Limit: 1})
 	meta := &messages.Context{OrderID: "17", Tier: messages.Critical}
 	for _, row := range []struct {
 		name string
@@ -181,6 +240,10 @@ func TestAllocations(t *testing.T) {
 		{"Try", 1, func() { _ = Try(ctx, p, nil, noopContext) }},
 		{"async", 1, func() { _, _ = Go(ctx, p, nil, noopContext).Await(ctx) }},
 		{"refused: the error", 1, func() { _, _ = Do0(ctx, open, nil, noop) }},
+		{"rate limit", 0, func() { _, _ = Do0(ctx, rate, nil, noop) }},
+		{"rate limit, refused: the error", 1, func() { _, _ = Do0(ctx, limited, nil, noop) }},
+		{"throttle", 0, func() { _, _ = Do0(ctx, throttled, nil, noop) }},
+		{"shed", 0, func() { _, _ = Do0(ctx, shedding, meta, noop) }},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			for range 100 {

@@ -65,18 +65,27 @@ func (t Permit) Done(err error) {
 	p := r.p
 	r.now = p.sys.now()
 	r.judge(err)
-	r.log[0].end, r.log[0].err, r.log[0].neutral = r.now, err, r.verdict == canceled
-	for r.holds > 0 {
-		h := r.held[r.holds-1]
-		r.unhold()
-		if g, ok := h.by.(gatekeeper); ok {
-			g.done(&r.call, h, err)
-		} else {
-			h.by.drop(&r.call, h.token)
-		}
-	}
-	r.finish(err)
+	r.settleHolds(err)
 	p.calls[r.lane%lanes].Add(-1)
 	r.async.turn.Store(t.turn + 2)
 	r.pool.give(r)
+}
+
+// settleHolds tells the layers and everybody else how it ended. A layer's classifier is user code: if it panics, the rest
+// is given back all the same.
+func (c *call) settleHolds(err error) {
+	c.ended = false
+	defer c.leave(&err)
+	c.log[0].end, c.log[0].err, c.log[0].neutral = c.now, err, c.verdict == canceled
+	for c.holds > 0 {
+		h := c.held[c.holds-1]
+		c.unhold()
+		if g, ok := h.by.(gatekeeper); ok {
+			g.done(c, h, err)
+		} else {
+			h.by.drop(c, h.token)
+		}
+	}
+	c.finish(err)
+	c.ended = true
 }

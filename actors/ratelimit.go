@@ -56,7 +56,7 @@ func newRateLimit(b layerBase, cfg policy.RateLimit) *rateLimit {
 	return l
 }
 
-// adopt runs in the actor, when it started and when settings are new. Those who wait are timed anew; who would now have
+// adopt runs in the actor, when it started and when settings are new; the same ones, after a restart, change nothing. Those who wait are timed anew; who would now have
 // to wait too long is sent away at once.
 func (l *rateLimit) adopt(cfg policy.RateLimit) {
 	l.mu.Lock()
@@ -64,9 +64,6 @@ func (l *rateLimit) adopt(cfg policy.RateLimit) {
 	v := &rateView{RateLimit: cfg, bucket: cfg.Bucket()}
 	now := l.sys.now()
 	if old := l.view.Load(); old != nil {
-		if old.RateLimit == cfg { // a restart
-			return
-		}
 		v.mark.Store(old.bucket.Carry(old.mark.Swap(moved), policy.Instant(now), v.bucket))
 	}
 	l.view.Store(v)

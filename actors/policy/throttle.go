@@ -15,8 +15,9 @@ import (
 // over a sliding window. A request counts when it arrives, also one that is refused here, so the downstream is asked
 // about K times as often as it accepts, however many want to ask.
 //
-// A call that is still in flight has not been accepted, but has had no time to be either: it is left out of the requests
-// for a tenth of the window, and counts after that, so that a downstream that only hangs is noticed before it fails.
+// A call that is still in flight is taken for accepted for a tenth of the window, and for not accepted after that. Without
+// the first, a healthy downstream that takes a while would be throttled by the first burst it is sent, and by failures
+// that are faster than its answers; without the second, one that only hangs would not be noticed.
 type Throttle struct {
 	// K is how many requests there may be for each that is accepted. Lower refuses sooner; higher lets more through to a
 	// downstream that refuses them. Default 2, at least 1.
@@ -76,7 +77,7 @@ type ThrottleFact struct {
 type ThrottleSnapshot struct {
 	Epoch  uint64  // rises with every restart
 	Reject float64 // the probability with which a call is refused
-	// Requests and Accepts are what it follows from: requests without those that are in flight and young.
+	// Requests and Accepts are what it follows from: accepts with those calls that are in flight and young.
 	Requests, Accepts uint64
 	Settings          Throttle // in force
 }
@@ -160,7 +161,7 @@ func (c *ThrottleCore) judge() bool {
 	accepts, requests := c.window.Totals()
 	young, _ := c.young.Totals()
 	inFlight := c.credited.Admitted - min(c.credited.Admitted, c.credited.Accepted+c.credited.Failed+c.credited.Neutral)
-	requests -= min(requests, inFlight, young)
+	accepts += min(inFlight, young)
 	reject := 0.0
 	if cfg := c.snap.Settings; requests >= uint64(cfg.MinRequests) {
 		reject = (float64(requests) - cfg.K*float64(accepts)) / (float64(requests) + 1)

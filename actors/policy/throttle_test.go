@@ -30,7 +30,8 @@ func TestThrottleProbability(t *testing.T) {
 		{"at the minimum", Throttle{}, Traffic{Admitted: 10, Failed: 10}, 10.0 / 11},
 		{"never all", Throttle{}, Traffic{Admitted: 1000, Failed: 1000}, 0.95},
 		{"neither requests nor accepts", Throttle{}, Traffic{Admitted: 120, Accepted: 25, Failed: 75, Neutral: 20}, 50.0 / 101},
-		{"in flight and young", Throttle{}, Traffic{Admitted: 120, Accepted: 25, Failed: 75}, 50.0 / 101},
+		{"in flight and young", Throttle{}, Traffic{Admitted: 100, Accepted: 15, Failed: 75}, 50.0 / 101},
+		{"failures are faster than answers", Throttle{}, Traffic{Admitted: 100, Failed: 20}, 0},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			c := throttle(row.cfg)
@@ -101,7 +102,7 @@ func TestThrottleAgreesWithAListOfCalls(t *testing.T) {
 					good++
 				}
 			}
-			n -= min(n, inFlight, young)
+			good += min(inFlight, young)
 			want := 0.0
 			if n >= cfg.MinRequests {
 				want = min(max((float64(n)-cfg.K*float64(good))/float64(n+1), 0), cfg.MaxReject)
@@ -112,7 +113,7 @@ func TestThrottleAgreesWithAListOfCalls(t *testing.T) {
 	})
 }
 
-func TestThrottleLeavesYoungCallsOut(t *testing.T) {
+func TestThrottleTakesYoungCallsForAccepted(t *testing.T) {
 	c := throttle(Throttle{Window: 10 * time.Second})
 	seen := Traffic{Admitted: 100}
 	require.False(t, c.Apply(ThrottleFact{Epoch: 1, Traffic: seen, Now: 1}), "calls that have had no time to be accepted")
