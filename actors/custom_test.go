@@ -196,12 +196,12 @@ func TestTimeoutInsideACustomPolicyThatCallsAgain(t *testing.T) {
 func TestCustomPolicyKeepsACallersCancellation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for name, around := range map[string]func(context.Context, policy.Call, next) error{
-			"straight":  straight,
-			"answers": func(ctx context.Context, _ policy.Call, next next) error { _ = next(ctx); return nil },
-			"wraps":   func(ctx context.Context, _ policy.Call, next next) error { return fmt.Errorf("own: %w", next(ctx)) },
-			"waits":   func(ctx context.Context, _ policy.Call, next next) error { <-ctx.Done(); return next(ctx) },
-			"mumbles": func(ctx context.Context, _ policy.Call, _ next) error { <-ctx.Done(); return errBoom },
-			"leaves":  func(ctx context.Context, _ policy.Call, _ next) error { <-ctx.Done(); return ctx.Err() },
+			"straight": straight,
+			"answers":  func(ctx context.Context, _ policy.Call, next next) error { _ = next(ctx); return nil },
+			"wraps":    func(ctx context.Context, _ policy.Call, next next) error { return fmt.Errorf("own: %w", next(ctx)) },
+			"waits":    func(ctx context.Context, _ policy.Call, next next) error { <-ctx.Done(); return next(ctx) },
+			"mumbles":  func(ctx context.Context, _ policy.Call, _ next) error { <-ctx.Done(); return errBoom },
+			"leaves":   func(ctx context.Context, _ policy.Call, _ next) error { <-ctx.Done(); return ctx.Err() },
 		} {
 			p := pipelineOf(t, policy.FallbackValue(1), policy.Breaker{Consecutive: 1}, own(around), policy.Bulkhead{Permits: 1})
 			why := errors.New("the user left")
