@@ -90,7 +90,7 @@ func BenchmarkBreakerGate(b *testing.B) {
 			r.caller, r.now = ctx, now
 			v, _ := br.enter(&r.call)
 			r.verdict = succeeded
-			br.report(&r.call, hold{br, v, now}, nil)
+			br.report(&r.call, v, now, nil)
 			pool.Put(r)
 		})
 	})
@@ -114,7 +114,7 @@ func BenchmarkBreakerGate(b *testing.B) {
 			r.caller, r.now = ctx, now
 			v, _ := br.enter(&r.call)
 			r.verdict = succeeded
-			br.report(&r.call, hold{br, v, now}, nil)
+			br.report(&r.call, v, now, nil)
 			pool.Put(r)
 		})
 	})
@@ -126,7 +126,7 @@ func BenchmarkBreakerGate(b *testing.B) {
 			r.caller, r.now = ctx, p.sys.now()
 			v, _ := br.enter(&r.call)
 			r.verdict = failed
-			br.report(&r.call, hold{br, v, r.now}, errBoom)
+			br.report(&r.call, v, r.now, errBoom)
 			pool.Put(r)
 		})
 	})

@@ -308,7 +308,7 @@ func TestSlowCallsOnTheirWayTrippedTheBreaker(t *testing.T) {
 						} else if x < 4 {
 							r.verdict, err = failed, errBoom
 						}
-						b.report(&r.call, hold{b, v, at}, err)
+						b.report(&r.call, v, at, err)
 						pool.Put(r)
 					}
 				})

@@ -154,30 +154,22 @@ func (b *breaker) returnProbe(v *breakerView) {
 	}
 }
 
-func (b *breaker) done(c *call, h hold, err error) { b.report(c, h, err) }
+func (b *breaker) done(c *call, h hold, err error) { b.report(c, h.token.(*breakerView), h.at, err) }
 
-// report tells how an admitted call ended.
-func (b *breaker) report(c *call, h hold, err error) {
-	v := h.token.(*breakerView)
-	if v.plain && c.verdict == succeeded {
-		b.succeeded(c, v)
-		return
-	}
-	b.weigh(c, v, h, err)
-}
-
-// succeeded counts a quick success.
-func (b *breaker) succeeded(c *call, v *breakerView) {
-	v.good.add(c.lane, 1)
-	if v.asleep.Load() {
-		b.rouse(c, v)
+// report tells how a call that was admitted at an instant under a view ended. A quick success is only counted.
+func (b *breaker) report(c *call, v *breakerView, at int64, err error) {
+	if v.plain && c.verdict == succeeded || b.weigh(c, v, at, err) {
+		v.good.add(c.lane, 1)
+		if v.asleep.Load() {
+			b.rouse(c, v)
+		}
 	}
 }
 
-// weigh is report for all that is more than a quick success on a breaker that counts.
-func (b *breaker) weigh(c *call, v *breakerView, h hold, err error) {
-	class := b.classify(c, v, h, err)
-	slow := v.Settings.SlowCall > 0 && time.Duration(c.now-h.at) >= v.Settings.SlowCall
+// weigh says of any call whether it is a quick success that is only to be counted. All else it reports.
+func (b *breaker) weigh(c *call, v *breakerView, at int64, err error) (quick bool) {
+	class := b.classify(c, v, at, err)
+	slow := v.Settings.SlowCall > 0 && time.Duration(c.now-at) >= v.Settings.SlowCall
 	counts := v.State.Counts()
 	var kind policy.BreakerFactKind
 	switch {
@@ -187,14 +179,13 @@ func (b *breaker) weigh(c *call, v *breakerView, h hold, err error) {
 		kind = policy.ProbeFailed
 	case class != policy.Success:
 		b.drop(c, v)
-		return
+		return false
 	case !counts:
 		kind = policy.ProbeSucceeded
 	case slow:
 		kind = policy.CallSlow
 	default:
-		b.succeeded(c, v)
-		return
+		return true
 	}
 	if b.view.Load().Epoch == v.Epoch { // an older epoch needs no message
 		f := b.fact(kind, v, c.now)
@@ -202,11 +193,12 @@ func (b *breaker) weigh(c *call, v *breakerView, h hold, err error) {
 		b.host.Await(c.caller, f)
 	}
 	b.drop(c, v)
+	return false
 }
 
 // classify says what the call counts as. Refusals by what is inside, and a caller's own cancellation, say nothing about
-// the downstream, nor does an input that can never succeed. What a fallback inside answered is still what it answered for.
-func (b *breaker) classify(c *call, v *breakerView, h hold, err error) policy.Class {
+// the downstream, nor does an input that can never succeed. What a fallback inside answered for is what it was.
+func (b *breaker) classify(c *call, v *breakerView, at int64, err error) policy.Class {
 	class := policy.Failure
 	came, err := c.beneath(err)
 	switch came {
@@ -217,7 +209,7 @@ func (b *breaker) classify(c *call, v *breakerView, h hold, err error) policy.Cl
 		return policy.Ignored
 	}
 	if ask := v.Settings.Classify; ask != nil {
-		c.held[c.holds] = h // taken again, to be given back if the user's function does not return
+		c.held[c.holds] = hold{b, v, at} // taken again, to be given back if the user's function does not return
 		c.holds++
 		class = ask(returnedValue(c, err), err)
 		c.unhold()

@@ -126,8 +126,9 @@ func (t *throttle) admit(c *call) error {
 // the downstream; an input that can never succeed was accepted.
 func (t *throttle) done(c *call, h hold, err error) {
 	l := h.token.(*ledger)
-	switch c.verdict {
-	case succeeded, answered:
+	came, err := c.beneath(err)
+	switch came {
+	case succeeded:
 		t.count(c, l, &l.accepted)
 	case failed, timedOut:
 		if t.accepted(c, l, err) {
