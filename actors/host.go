@@ -57,6 +57,12 @@ type told[F any] struct {
 	broke bool          // the core panicked on it
 }
 
+// IgnoreDeadLetterLogging keeps Proto.Actor from starting a goroutine when a message of ours comes too late for its actor:
+// a timer that fires while its system closes, say.
+func (*told[F]) IgnoreDeadLetterLogging() {}
+func (kick) IgnoreDeadLetterLogging()     {}
+func (dismiss) IgnoreDeadLetterLogging()  {}
+
 // start publishes the first snapshot, so that gates can read it, and then spawns the actor under its parent.
 func (h *Host[F, S]) start(parent actor.SpawnerContext, name string) error {
 	h.pool.New = func() any { return &told[F]{reply: make(chan struct{}, 1)} }
