@@ -39,7 +39,7 @@ bench: ## hot paths beside their goals: ns, bytes and allocations; serial, on al
 
 FUZZTIME ?= 30s
 fuzz: ## every decoder, FUZZTIME each
-	@for pkg in ./messages ./cluster; do \
+	@for pkg in ./messages ./cluster ./actors/policy ./actors/policy/stats; do \
 	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
 	    $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; done; done
 
