@@ -146,6 +146,7 @@ func TestDetachedTimeout(t *testing.T) {
 
 func TestFallbackChain(t *testing.T) {
 	second := errors.New("second")
+	panics := policy.Fallback{Func: func(context.Context, error) (any, error) { panic("fallback") }}
 	chain := policy.FallbackChain(
 		policy.Fallback{Func: func(context.Context, error) (any, error) { return nil, second }},
 		policy.Fallback{If: func(err error) bool { return errors.Is(err, messages.ErrBreakerOpen) }, Func: func(context.Context, error) (any, error) { return "open", nil }},
@@ -169,6 +170,9 @@ func TestFallbackChain(t *testing.T) {
 	require.Equal(t, "fallback: second; it was asked because of: other", fell.Error())
 
 	picky := policy.FallbackChain(policy.Fallback{If: func(err error) bool { return errors.Is(err, errBoom) }, Func: func(context.Context, error) (any, error) { return "x", nil }})
+	require.NoError(t, p.Configure("fallback", policy.FallbackChain(panics, policy.FallbackValue("next"))))
+	r = Try(t.Context(), p, nil, fail(other))
+	require.Equal(t, "next", r.Value, "one that panics has failed, and the next is asked")
 	require.NoError(t, p.Configure("fallback", picky))
 	_, err := Do(t.Context(), p, nil, fail(other))
 	require.Equal(t, other, err, "an error that nobody answers is left alone")

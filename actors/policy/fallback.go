@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"reflect"
+	"runtime/debug"
 	"slices"
+
+	"github.com/forseti-go/forseti/messages"
 )
 
 // Fallback is the settings of an answer for when the rest has none: it applies to failures, timeouts and
@@ -36,7 +39,7 @@ func FallbackValue[T any](v T) Fallback {
 }
 
 // FallbackChain asks one fallback after the other, those whose If accepts the error, until one answers. Each is given
-// the primary error. When none answers, their errors are joined.
+// the primary error. When none answers, their errors are joined; one that panics has failed.
 func FallbackChain(chain ...Fallback) Fallback {
 	var made reflect.Type
 	picky := true // each answers some errors only
@@ -60,7 +63,7 @@ func FallbackChain(chain ...Fallback) Fallback {
 			if next.If != nil && !next.If(err) {
 				continue
 			}
-			v, ferr := next.Func(ctx, err)
+			v, ferr := next.answer(ctx, err)
 			if ferr == nil {
 				return v, nil
 			}
@@ -74,6 +77,16 @@ func FallbackChain(chain ...Fallback) Fallback {
 		}
 	}
 	return f
+}
+
+// answer runs Func: its panic is its error.
+func (f Fallback) answer(ctx context.Context, err error) (v any, ferr error) {
+	defer func() {
+		if r := recover(); r != nil {
+			ferr = &messages.PanicError{Value: r, Stack: debug.Stack()}
+		}
+	}()
+	return f.Func(ctx, err)
 }
 
 // Kind is "fallback".
