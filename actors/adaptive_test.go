@@ -339,7 +339,7 @@ func TestAdaptiveRefuses(t *testing.T) {
 		begin := time.Now()
 		_, err = waiting.Await(t.Context())
 		require.ErrorAs(t, err, &refused)
-		require.Equal(t, "waited too long", refused.Reason)
+		require.Equal(t, "wait_too_long", refused.Reason)
 		require.Equal(t, time.Second, time.Since(begin))
 
 		require.NoError(t, p.Configure("adaptive", policy.Adaptive{Min: 1, Max: 1, Queue: 1}))

@@ -28,8 +28,16 @@ func (b *breaker) admit(c *call) error {
 		c.wouldHave(&b.layerBase, "refused")
 		return nil
 	}
-	return c.reject(b.name, no.reason, no.after, messages.ErrBreakerOpen)
+	err := c.reject(b.name, no.reason, no.after, messages.ErrBreakerOpen)
+	if no.reason == reasonForced {
+		o := b.view.Load().Order
+		err.(*messages.RejectedError).Metadata = map[string]any{"reason": o.Reason, "by": o.By} //nolint:errorlint,forcetypeassert // just made
+	}
+	return err
 }
+
+// reasonForced is the reason of a refusal by an operator's order; its metadata say whose, and why.
+const reasonForced = "forced_open"
 
 // enter returns the view under which a call is admitted and counted, or nil: then it is refused, or, by order of an
 // operator, runs without being counted.
@@ -54,7 +62,7 @@ func (b *breaker) decide(c *call) (v *breakerView, no refusal) {
 		}
 		switch order {
 		case policy.ForceOpen:
-			no.reason = "forced_open"
+			no.reason = reasonForced
 			if v.OrderUntil != 0 {
 				no.after = v.OrderUntil.Sub(policy.Instant(c.now))
 			}
@@ -224,7 +232,11 @@ func returnedValue(c *call, err error) any {
 	if _, panicked := err.(*messages.PanicError); panicked || c.verdict == timedOut || c.verdict == answered { //nolint:errorlint // ours, and never wrapped
 		return nil
 	}
-	return c.inv.value()
+	v := c.inv.value()
+	if _, permit := v.(struct{}); permit {
+		return nil
+	}
+	return v
 }
 
 // drop gives an admission back without a verdict.

@@ -2,6 +2,7 @@ package actors
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/forseti-go/forseti/actors/policy"
 	"github.com/forseti-go/forseti/messages"
@@ -71,7 +72,7 @@ func (b *breaker) announce(old, s *policy.BreakerSnapshot) {
 	case policy.Ramping:
 		data["share"] = s.Share
 	}
-	b.tell(messages.Event{Kind: breakerKinds[s.State], Data: data})
+	b.tell(messages.Event{Kind: breakerKinds[s.State], Reason: strings.ReplaceAll(string(s.Cause), "_", " "), Data: data})
 }
 
 func (b *breaker) tell(e messages.Event) {

@@ -90,7 +90,7 @@ func (c *call) queueUp(l *layerBase, p *permits, queue int, limit time.Duration,
 	case errors.Is(err, errQueueFull):
 		return c.reject(l.name, "full", 0, full)
 	case errors.Is(err, errWaited):
-		return c.reject(l.name, "waited too long", 0, full)
+		return c.reject(l.name, "wait_too_long", 0, full)
 	case c.callerGone():
 		c.verdict = canceled
 		return err

@@ -70,6 +70,7 @@ type call struct {
 	task     bool // the end is somebody else's: the task route keeps dead letters itself
 	returned bool // the function returned: it neither panicked nor left
 	ended    bool // exec returned
+	barred   bool // the kill switch came on between two attempts: nobody answers for that
 	dead     bool // never pooled again
 
 	start, now    int64 // the clock is read when a call begins and when its function returned
@@ -211,6 +212,7 @@ func (p *Pipeline) attempt(c *call) error {
 	begin := c.now // taken before the switch is read: what starts after it was obeyed reads it as on
 	if p.kill != nil {
 		if err := p.kill.admit(c); err != nil {
+			c.barred = true
 			return err
 		}
 	}
@@ -398,9 +400,9 @@ func (c *call) reset() {
 		c.meta = messages.Context{}
 	}
 	c.taskType, c.letter = "", ""
-	c.verdict, c.bare, c.task, c.withMeta = succeeded, false, false, false
+	c.verdict, c.bare, c.task, c.withMeta, c.barred = succeeded, false, false, false, false
 	c.start, c.deadline, c.ran, c.would, c.attempts, c.failedAt = 0, 0, 0, 0, 0, 0
-	c.primary, c.preset, c.outer, c.deposited, c.race = nil, nil, nil, nil, nil
+	c.primary, c.preset, c.outer, c.deposited, c.race, c.behind = nil, nil, nil, nil, nil, succeeded
 	c.async.on = false
 	c.inv.recycle()
 }

@@ -333,6 +333,7 @@ func (r *race) settle(best *entrant, begin int64) (took time.Duration) {
 	c.now = c.p.sys.now()
 	if best != nil {
 		s := best.c
+		c.barred = s.barred
 		c.now, c.verdict, c.primary, c.behind = s.now, s.verdict, s.primary, s.behind
 		switch {
 		case overtaken:
@@ -341,8 +342,9 @@ func (r *race) settle(best *entrant, begin int64) (took time.Duration) {
 			took = time.Duration(first.c.now - begin)
 		}
 		c.inv.adopt(s.inv)
+		lane := s.lane
 		s.inv.giveBack()
-		c.p.calls[s.lane%lanes].Add(-1)
+		c.p.calls[lane%lanes].Add(-1)
 	}
 	for _, s := range ended {
 		s.discard()

@@ -183,5 +183,5 @@ func settle[F, S any](h *Host[F, S], fact F) error {
 }
 
 func wrongKind(name string, cfg policy.Config) error {
-	return &messages.FieldError{Field: "layer " + name, Value: cfg.Kind(), Allowed: "settings of its own kind"}
+	return &messages.FieldError{Field: "settings of " + name, Value: cfg.Kind(), Allowed: "those of its own kind"}
 }

@@ -49,6 +49,7 @@ var nestings = []nesting{
 	{"bulkhead", "hedge", "bulkhead-outside-hedge", "one permit of %[1]s covers all the calls that %[2]s starts; put %[1]s inside %[2]s"},
 	{"bulkhead", "breaker", "", "calls wait for a permit of %[1]s only to be refused by %[2]s; put %[2]s outside %[1]s"},
 	{"attempt_timeout", "breaker", "", "to %[2]s a value that comes after the limit of %[1]s is a success; put %[1]s inside %[2]s"},
+	{"idempotency", "timeout", "idempotency-outside-timeout", "a result that comes after the limit of %[2]s is not kept, and a repeat of its key runs again; put %[1]s inside %[2]s"},
 	{"breaker", "cache", "", hitsRefused},
 	{"bulkhead", "cache", "", hitsRefused},
 	{"rate_limit", "cache", "", hitsRefused},

@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"os"
+	"reflect"
+	"regexp"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/forseti-go/forseti/actors/policy"
+	"github.com/forseti-go/forseti/messages"
 )
 
 // like stands for settings of a kind by its name.
@@ -95,8 +99,34 @@ func TestLints(t *testing.T) {
 }
 
 func TestRecommendedNestingHasNoWarning(t *testing.T) {
-	require.Empty(t, codes(policy.FallbackValue(1), kind("rate_limit"), policy.Timeout{Limit: 3 * time.Second}, policy.Retry{}, kind("hedge"),
-		policy.Breaker{}, policy.Bulkhead{}, policy.AttemptTimeout{Limit: time.Second}))
+	key := func(c messages.Context) string { return c.OrderID }
+	all := []policy.Config{ // in the order of the README's table
+		policy.FallbackValue(1),
+		policy.Cache{Key: key, TTL: time.Minute},
+		policy.RateLimit{Limit: 10},
+		policy.Throttle{},
+		policy.Timeout{Limit: 3 * time.Second},
+		policy.Idempotency{},
+		policy.Retry{},
+		policy.Hedge{Idempotent: true},
+		policy.Breaker{},
+		policy.Shed{Limit: 10},
+		policy.Adaptive{},
+		policy.Bulkhead{},
+		policy.AttemptTimeout{Limit: time.Second},
+	}
+	require.Empty(t, codes(all...))
+	readme, err := os.ReadFile("../README.md")
+	require.NoError(t, err)
+	var rows []string
+	for _, m := range regexp.MustCompile("(?m)^\\| `policy\\.(\\w+)` \\|").FindAllStringSubmatch(string(readme), -1) {
+		rows = append(rows, m[1])
+	}
+	var kinds []string
+	for _, cfg := range all {
+		kinds = append(kinds, reflect.TypeOf(cfg).Name())
+	}
+	require.Equal(t, kinds, rows)
 	require.Empty(t, codes(fiveLayers()[:4]...))
 }
 

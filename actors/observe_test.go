@@ -177,7 +177,9 @@ func TestFallbackChain(t *testing.T) {
 	_, err := Do(t.Context(), p, nil, fail(other))
 	require.Equal(t, other, err, "an error that nobody answers is left alone")
 	require.Equal(t, "string", policy.FallbackChain(policy.FallbackValue(""), policy.FallbackValue("")).Makes().String())
-	require.Nil(t, policy.FallbackChain(policy.FallbackValue(""), policy.FallbackValue(1)).Makes())
+	require.ErrorContains(t, policy.FallbackChain(policy.FallbackValue(""), policy.FallbackValue(1)).Validate(), "fallback chain is \"string and int\"")
+	untyped := policy.Fallback{Func: func(context.Context, error) (any, error) { return nil, second }}
+	require.Equal(t, "int", policy.FallbackChain(untyped, policy.FallbackValue(1)).Makes().String(), "what is known is checked")
 	require.Error(t, policy.FallbackChain().Validate())
 	require.Error(t, policy.FallbackChain(policy.FallbackValue(""), policy.Fallback{}).Validate())
 }

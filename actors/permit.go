@@ -2,6 +2,7 @@ package actors
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/forseti-go/forseti/messages"
 )
@@ -16,7 +17,13 @@ type Permit struct {
 
 // Acquire asks the pipeline for a permit. It waits where a layer lets it wait, until ctx ends. A refusal is told to the
 // hooks like that of any call. Every permit must be given back by Done: one that is not keeps its places for ever.
+//
+// A pipeline with a policy.Custom or a Detour gives no permits: those decide around a function. It returns a
+// *messages.FieldError.
 func Acquire(ctx context.Context, p *Pipeline, meta *messages.Context) (Permit, error) {
+	if p.around != "" {
+		return Permit{}, fmt.Errorf("pipeline %q: %w", p.name, &messages.FieldError{Field: "layer", Value: p.around, Allowed: "one that needs no function: see Do"})
+	}
 	r := poolOf[struct{}](p).take(ctx, meta)
 	calls := &p.calls[r.lane%lanes]
 	calls.Add(1)

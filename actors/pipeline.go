@@ -60,6 +60,7 @@ type Pipeline struct {
 	guests           []*guest // actors of the user's own
 	sinks            []*sinkActor
 	captured         [len(outcomes)]bool // by verdict: it goes to the sinks
+	around           string              // a layer that needs a function: no permits are given
 	intake           intake
 	calls            [lanes]paddedInt64 // synchronous ones in flight
 	pools            atomic.Pointer[[]any]
@@ -206,6 +207,10 @@ func (p *Pipeline) compose() {
 	p.limits = 1 // the first belongs to the total timeout, if there is one
 	retrying := false
 	for _, l := range p.stack {
+		switch l.(type) {
+		case *custom, *detour:
+			p.around = l.base().name
+		}
 		switch l := l.(type) {
 		case *retry, *hedge, *custom: // a limit inside is each attempt's, not the call's
 			retrying = true
@@ -365,7 +370,7 @@ func (p *Pipeline) Configure(name string, cfg policy.Config) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("pipeline %q: layer %q: %w", p.name, name, messages.ErrNotFound)
+	return p.unknown(name)
 }
 
 // Room is how many calls of a task type the pipeline would take in now: what its intake has free, its kill switch
@@ -409,12 +414,17 @@ func (p *Pipeline) Room(taskType string) (n int, wait time.Duration, why string)
 func (p *Pipeline) Observe(name string, on bool) error {
 	var bits uint64
 	for _, l := range p.stack {
-		if b := l.base(); name == "" || name == b.name {
+		b := l.base()
+		_, structural := l.(*bulkhead)
+		if structural && name == b.name && on {
+			return fmt.Errorf("pipeline %q: %w", p.name, &messages.FieldError{Field: "layer", Value: name, Allowed: "one that can only observe: a bulkhead always acts"})
+		}
+		if !structural && (name == "" || name == b.name) {
 			bits |= b.bit
 		}
 	}
 	if bits == 0 && name != "" {
-		return fmt.Errorf("pipeline %q: layer %q: %w", p.name, name, messages.ErrNotFound)
+		return p.unknown(name)
 	}
 	if on {
 		p.observing.Or(bits)
@@ -423,6 +433,15 @@ func (p *Pipeline) Observe(name string, on bool) error {
 	}
 	p.event(messages.Event{Kind: messages.SettingsChanged, Source: name, Data: map[string]any{"observe": on}})
 	return nil
+}
+
+// unknown is the error of a layer that is not there.
+func (p *Pipeline) unknown(name string) error {
+	var names []string
+	for _, l := range p.stack {
+		names = append(names, l.base().name)
+	}
+	return fmt.Errorf("pipeline %q: layer %q: %w among %q", p.name, name, messages.ErrNotFound, names)
 }
 
 // bits are those of all layers, or none.

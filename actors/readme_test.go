@@ -16,7 +16,7 @@ func TestREADMEShowsTheCustomPolicy(t *testing.T) {
 	require.NoError(t, err)
 	_, code, found := strings.Cut(string(source), "// Night refuses")
 	require.True(t, found)
-	code, _, found = strings.Cut("// Night refuses"+code, "\nvar now")
+	code, _, found = strings.Cut("// Night refuses"+code, "\n// A policy of one")
 	require.True(t, found)
 	code = strings.TrimSpace(code)
 	require.Contains(t, string(readme), code)

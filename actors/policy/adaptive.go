@@ -40,7 +40,7 @@ type Adaptive struct {
 	// Queue is how many may wait for a permit, first come, first served. Default 0: calls beyond the limit are refused at
 	// once.
 	Queue int
-	// MaxWait bounds that wait. Default none but the caller's own.
+	// MaxWait bounds that wait. It needs a Queue. Default none but the caller's own.
 	MaxWait time.Duration
 	// Overload says which failures mean that the downstream is overloaded. It must be quick. nil means those that match
 	// context.DeadlineExceeded. Calls that one of our own limits ended always do, and it is not asked about them.
@@ -86,6 +86,7 @@ func (a Adaptive) Validate() error {
 	c.want(a.Probe >= time.Second && a.Probe <= maxLimit, "adaptive.Probe", a.Probe, "1s to a year")
 	c.want(a.Queue >= 0 && a.Queue <= 1<<20, "adaptive.Queue", a.Queue, "0 to 1048576")
 	c.want(a.MaxWait >= 0, "adaptive.MaxWait", a.MaxWait, "0 (no limit) or more")
+	c.want(a.MaxWait <= 0 || a.Queue > 0, "adaptive.MaxWait", a.MaxWait, "0 without a Queue: nobody may wait")
 	return c.err()
 }
 

@@ -40,7 +40,7 @@ type Breaker struct {
 	// OpenFor is how long it refuses before it probes. Default 30 s, at most a year.
 	OpenFor time.Duration
 	// OpenGrowth makes each further time that many times longer, if the breaker opens again from half-open or ramping, or
-	// within as long after it closed as it was open last. Default 2, at most 100. It needs an OpenMax.
+	// within as long after it closed as it was open last. Default 2 if OpenMax is more than OpenFor, at most 100. It needs an OpenMax.
 	OpenGrowth float64
 	// OpenMax bounds that, jitter included. Default OpenFor: every time is as long. At most a year.
 	OpenMax time.Duration
@@ -103,13 +103,20 @@ func (b Breaker) WithDefaults() Config {
 		orDefault(&b.SlowRate, 1)
 	}
 	orDefault(&b.OpenFor, 30*time.Second)
-	orDefault(&b.OpenGrowth, 2)
-	orDefault(&b.OpenMax, b.OpenFor)
+	if b.OpenGrowth == 0 {
+		orDefault(&b.OpenMax, b.OpenFor)
+		b.OpenGrowth = 1
+		if b.OpenMax > b.OpenFor {
+			b.OpenGrowth = 2
+		}
+	}
 	orDefault(&b.Probes, 3)
 	orDefault(&b.Successes, b.Probes)
 	orDefault(&b.Dwell, max(b.OpenFor, time.Second))
 	b.Ramp = slices.Clone(b.Ramp) // the caller's own may change
-	orDefault(&b.RampStep, 10*time.Second)
+	if len(b.Ramp) > 0 {
+		orDefault(&b.RampStep, 10*time.Second)
+	}
 	return b
 }
 
@@ -128,7 +135,7 @@ func (b Breaker) Validate() error {
 	c.want(b.SlowRate == 0 || b.SlowCall > 0, "breaker.SlowRate", b.SlowRate, "0 without SlowCall: no call is slow")
 	c.want(b.OpenFor > 0 && b.OpenFor <= maxLimit, "breaker.OpenFor", b.OpenFor, "more than 0, at most a year")
 	c.want(b.OpenGrowth >= 1 && b.OpenGrowth <= 100, "breaker.OpenGrowth", b.OpenGrowth, "1 to 100")
-	c.want(b.OpenMax >= b.OpenFor && b.OpenMax <= maxLimit, "breaker.OpenMax", b.OpenMax, "OpenFor or more, at most a year")
+	c.want(b.OpenMax >= b.OpenFor && b.OpenMax <= maxLimit, "breaker.OpenMax", b.OpenMax, "OpenFor or more, at most a year; an OpenGrowth needs one")
 	share("OpenJitter", b.OpenJitter)
 	c.want(b.Probes > 0 && b.Probes <= 1<<20, "breaker.Probes", b.Probes, "1 to 1048576")
 	c.want(b.Successes > 0 && b.Successes <= b.Probes, "breaker.Successes", b.Successes, "1 to Probes: more could never be reached by the probes admitted at once")
@@ -143,7 +150,11 @@ func (b Breaker) Validate() error {
 		}
 		last = step
 	}
-	c.want(b.RampStep > 0 && b.RampStep <= maxLimit, "breaker.RampStep", b.RampStep, "more than 0, at most a year")
+	if len(b.Ramp) > 0 {
+		c.want(b.RampStep > 0 && b.RampStep <= maxLimit, "breaker.RampStep", b.RampStep, "more than 0, at most a year")
+	} else {
+		c.want(b.RampStep == 0, "breaker.RampStep", b.RampStep, "0 without a Ramp")
+	}
 	return c.err()
 }
 

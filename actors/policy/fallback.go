@@ -3,6 +3,7 @@ package policy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"reflect"
 	"runtime/debug"
 	"slices"
@@ -11,7 +12,7 @@ import (
 )
 
 // Fallback is the settings of an answer for when the rest has none: it applies to failures, timeouts and
-// rejections alike, and never to a caller's own cancellation. What it wraps still records its failure.
+// rejections alike, and never to a caller's own cancellation, nor to what a guard refused, the kill switch among them. What it wraps still records its failure.
 type Fallback struct {
 	// Func makes the answer from the error. It runs on the caller's goroutine; when it fails, or panics, the call's
 	// error is a *messages.FallbackError with both errors. The value's type is checked when it is made: use FallbackTo to have it checked before the first call.
@@ -19,7 +20,8 @@ type Fallback struct {
 	// If narrows which errors are answered; nil means all. It must be quick and must not panic.
 	If func(error) bool
 
-	made reflect.Type // what Func makes, when it is known
+	made  reflect.Type // what Func makes, when it is known
+	mixed string       // types of a chain that cannot be of one call
 }
 
 // FallbackTo makes a typed fallback: a pipeline refuses calls that return another type before they run.
@@ -39,19 +41,21 @@ func FallbackValue[T any](v T) Fallback {
 }
 
 // FallbackChain asks one fallback after the other, those whose If accepts the error, until one answers. Each is given
-// the primary error. When none answers, their errors are joined; one that panics has failed.
+// the primary error. Those that are typed must be of one type. When none answers, their errors are joined; one that panics has failed.
 func FallbackChain(chain ...Fallback) Fallback {
-	var made reflect.Type
-	picky := true // each answers some errors only
-	for i, next := range chain {
+	var made reflect.Type // by those of whom it is known
+	picky := true         // each answers some errors only
+	for _, next := range chain {
 		if next.Func == nil {
 			return Fallback{} // which Validate refuses
 		}
 		picky = picky && next.If != nil
-		if i == 0 {
+		switch {
+		case next.made == nil || next.made == made:
+		case made == nil:
 			made = next.made
-		} else if made != next.made {
-			made = nil
+		default:
+			return Fallback{mixed: fmt.Sprintf("%v and %v", made, next.made)}
 		}
 	}
 	if len(chain) == 0 {
@@ -98,7 +102,8 @@ func (f Fallback) WithDefaults() Config { return f }
 // Validate refuses a fallback without a function.
 func (f Fallback) Validate() error {
 	var c checks
-	c.want(f.Func != nil, "fallback.Func", nil, "a function")
+	c.want(f.Func != nil || f.mixed != "", "fallback.Func", nil, "a function")
+	c.want(f.mixed == "", "fallback chain", f.mixed, "fallbacks of one type")
 	return c.err()
 }
 

@@ -60,7 +60,7 @@ type Bulkhead struct {
 	// Queue is how many may wait for a permit, first come, first served. Default 0: a full bulkhead refuses at
 	// once.
 	Queue int
-	// MaxWait bounds that wait. Default none but the caller's own.
+	// MaxWait bounds that wait. It needs a Queue. Default none but the caller's own.
 	MaxWait time.Duration
 }
 
@@ -79,5 +79,6 @@ func (b Bulkhead) Validate() error {
 	c.want(b.Permits > 0 && b.Permits <= 1<<20, "bulkhead.Permits", b.Permits, "1 to 1048576")
 	c.want(b.Queue >= 0 && b.Queue <= 1<<20, "bulkhead.Queue", b.Queue, "0 to 1048576")
 	c.want(b.MaxWait >= 0, "bulkhead.MaxWait", b.MaxWait, "0 (no limit) or more")
+	c.want(b.MaxWait <= 0 || b.Queue > 0, "bulkhead.MaxWait", b.MaxWait, "0 without a Queue: nobody may wait")
 	return c.err()
 }

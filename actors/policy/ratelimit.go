@@ -22,7 +22,7 @@ type RateLimit struct {
 	Smooth bool
 	// Queue is how many may wait for a token, first come, first served. Default 0: who finds none is refused at once.
 	Queue int
-	// MaxWait bounds that wait. Who would have to wait longer, or past the deadline of its call, is refused at once.
+	// MaxWait bounds that wait. It needs a Queue. Who would have to wait longer, or past the deadline of its call, is refused at once.
 	// Default none but the call's own.
 	MaxWait time.Duration
 }
@@ -57,6 +57,7 @@ func (r RateLimit) Validate() error {
 	}
 	c.want(r.Queue >= 0 && r.Queue <= 1<<20, "rate_limit.Queue", r.Queue, "0 to 1048576")
 	c.want(r.MaxWait >= 0 && r.MaxWait <= maxLimit, "rate_limit.MaxWait", r.MaxWait, "0 (no limit) to a year")
+	c.want(r.MaxWait <= 0 || r.Queue > 0, "rate_limit.MaxWait", r.MaxWait, "0 without a Queue: nobody may wait")
 	return c.err()
 }
 
