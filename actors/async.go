@@ -14,6 +14,7 @@ const (
 	asyncQueued   uint32 = iota // accepted, no worker has begun
 	asyncRunning                // a worker runs it
 	asyncFinished               // the worker ended it
+	asyncSettling               // it left its total limit: nobody else answers it any more
 	asyncTaken                  // its limit was met first: the answer was given, and the worker is on its own
 )
 

@@ -277,7 +277,7 @@ func TestOrderEvents(t *testing.T) {
 		time.Sleep(time.Second)
 		next(messages.BreakerClosed, "ramped", map[string]any{"cause": "ramped"})
 		_, _ = Do(t.Context(), p, nil, func(context.Context) (int, error) { time.Sleep(time.Minute); return 1, nil })
-		next(messages.BreakerOpened, "consecutive", map[string]any{"cause": "slow_rate", "slow": uint64(1), "good": uint64(1), "bad": uint64(0)})
+		next(messages.BreakerOpened, "slow rate", map[string]any{"cause": "slow_rate", "slow": uint64(1), "good": uint64(1), "bad": uint64(0)})
 		give(t, p, policy.ForceOpen, 0)
 		give(t, p, policy.Reset, 0)
 		next(messages.BreakerOrdered, "test", nil)

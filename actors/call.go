@@ -145,7 +145,7 @@ func (c *call) exec() (err error) {
 // mine reports whether the end of the call is still this goroutine's to tell: an asynchronous call whose limit
 // was met has been answered by another.
 func (c *call) mine() bool {
-	if !c.async.on || c.async.state.CompareAndSwap(asyncRunning, asyncFinished) {
+	if !c.async.on || c.async.state.CompareAndSwap(asyncRunning, asyncFinished) || c.async.state.CompareAndSwap(asyncSettling, asyncFinished) {
 		return true
 	}
 	c.dead = true
@@ -233,7 +233,11 @@ func (c *call) begun(at int64) bool {
 	if r := c.race; r != nil {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if r.over || !r.parent.begun(at) {
+		if r.over || r.off {
+			return false
+		}
+		r.parent.ran |= c.ran
+		if !r.parent.begun(at) {
 			return false
 		}
 		c.place = r.parent.attempts - 1
@@ -262,6 +266,9 @@ func (c *call) noteAt(n int32, l attemptLog) {
 	if r := c.race; r != nil {
 		r.mu.Lock()
 		if !r.over {
+			if p := r.parent; p.failedAt == 0 || c.failedAt != 0 && c.failedAt < p.failedAt {
+				p.failedAt = c.failedAt
+			}
 			r.parent.noteAt(c.place, l)
 		}
 		r.mu.Unlock()
@@ -296,7 +303,15 @@ func (c *call) beneath(err error) (verdict, error) {
 
 // callerGone reports whether the caller, and not one of our limits, ended the call.
 func (c *call) callerGone() bool {
-	return c.caller.Err() != nil || c.own != nil && c.own.end.Load() == endCanceled
+	if c.own != nil {
+		switch c.own.end.Load() {
+		case endDeadline:
+			return false
+		case endCanceled:
+			return true
+		}
+	}
+	return c.caller.Err() != nil
 }
 
 // gaveUp reports whether err is only what the function made of its caller's leaving. When the caller canceled that is
@@ -419,4 +434,13 @@ func over(c *call) error {
 		c.failedAt = c.now
 	}
 	return c.preset
+}
+
+// answersOutside reports whether a layer outside the total limit, with that bit, may still answer.
+func (c *call) answersOutside(bit uint64) bool {
+	if !c.async.on || !c.async.limited || bit > c.p.total.bit {
+		return true
+	}
+	s := &c.async.state
+	return s.CompareAndSwap(asyncRunning, asyncSettling) || s.Load() == asyncSettling
 }

@@ -176,7 +176,7 @@ func (x *around) close() {
 
 // limitMet reports whether one of our own limits, further out, ended the call.
 func (x *around) limitMet() bool {
-	return x.outer.Err() != nil || x.c.deadline != 0 && x.c.now >= x.c.deadline
+	return x.c.race != nil && x.c.race.called() || x.outer.Err() != nil || x.c.deadline != 0 && x.c.now >= x.c.deadline
 }
 
 // judge says what the policy's answer makes of the call.

@@ -26,6 +26,9 @@ func (f *fallback) wrap(next step) step {
 			c.wouldHave(&f.layerBase, "answered")
 			return err
 		}
+		if !c.answersOutside(f.bit) {
+			return err // the call was answered at its limit
+		}
 		v, ferr := answer(cfg, c.ctx, err)
 		if ferr == nil {
 			ferr = c.inv.setValue(v)

@@ -3,6 +3,7 @@ package actors
 import (
 	"context"
 	"io"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -136,6 +137,8 @@ type race struct {
 	sent     int
 	over     bool
 	won      bool
+	kept     any  // the call's value: not to be closed, whoever else returns it
+	off      bool // it is called off: nothing may begin any more
 }
 
 // entrant is one copy of a call.
@@ -155,24 +158,27 @@ func newRace(h *hedge) *race {
 // run races copies of the call, and returns how the best one ended.
 func (h *hedge) run(c *call, v *policy.HedgeSnapshot, next step) error {
 	r := h.races.Get().(*race)
-	r.parent, r.next, r.over, r.won = c, next, false, false
+	r.parent, r.next, r.over, r.won, r.off = c, next, false, false, false
 	c.hold(h, r) // a predicate that panics must not leave copies behind
 	begin := c.now
 	r.send()
 	r.wait.Reset(v.Delay)
-	best, err := r.watch(&v.Settings, v.Delay)
+	best, won, err := r.watch(&v.Settings, v.Delay)
+	if best == nil {
+		r.callOff()
+	}
 	c.unhold()
-	if took := r.settle(best, begin); took > 0 {
+	if took := r.settle(best, won, begin); took > 0 {
 		h.count(c, &v.Settings, took)
 	}
 	return err
 }
 
 // drop ends the race of a call that leaves in some other way than by returning.
-func (h *hedge) drop(_ *call, token any) { token.(*race).settle(nil, 0) }
+func (h *hedge) drop(_ *call, token any) { token.(*race).settle(nil, false, 0) }
 
 // watch waits for the copies and sends further ones, until one wins, all have ended, or the call is over.
-func (r *race) watch(cfg *policy.Hedge, delay time.Duration) (best *entrant, err error) {
+func (r *race) watch(cfg *policy.Hedge, delay time.Duration) (best *entrant, won bool, err error) {
 	c := r.parent
 	var limit <-chan time.Time
 	if c.bare && c.deadline != 0 { // no context ends for it
@@ -185,13 +191,13 @@ func (r *race) watch(cfg *policy.Hedge, delay time.Duration) (best *entrant, err
 		select {
 		case e := <-r.ended:
 			if r.left--; e.wins(cfg) {
-				return e, e.err
+				return e, true, e.err
 			}
 			if best == nil || e == &r.entrants[0] {
 				best = e
 			}
 			if r.left == 0 {
-				return best, best.err
+				return best, false, best.err
 			}
 		case <-r.wait.C:
 			if r.by.affords(c, cfg) {
@@ -202,11 +208,26 @@ func (r *race) watch(cfg *policy.Hedge, delay time.Duration) (best *entrant, err
 			}
 		case <-done:
 			c.verdict = canceled // when it was a limit of ours, its layer says so
-			return nil, context.Cause(c.ctx)
+			return nil, false, context.Cause(c.ctx)
 		case <-limit:
 			c.verdict = canceled
-			return nil, context.DeadlineExceeded
+			return nil, false, context.DeadlineExceeded
 		}
+	}
+}
+
+// callOff ends a race that nobody won: what runs is canceled, and waited for, as the call itself would be.
+func (r *race) callOff() {
+	r.mu.Lock()
+	r.off = true
+	r.mu.Unlock()
+	for i := range r.entrants[:r.sent] {
+		if stop := r.entrants[i].stop; stop != nil {
+			stop.finish(endCanceled)
+		}
+	}
+	for ; r.left > 0; r.left-- {
+		<-r.ended
 	}
 }
 
@@ -276,8 +297,15 @@ func (r *race) finish(s *call, err error) {
 	r.mu.Unlock()
 	if over {
 		r.by.losers.Add(-1)
-		s.discard()
+		s.discard(r.kept)
 	}
+}
+
+// called reports whether the race is over, or called off: nothing more comes of a copy.
+func (r *race) called() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.over || r.off
 }
 
 // lost reports whether another copy won.
@@ -288,9 +316,9 @@ func (r *race) lost() bool {
 }
 
 // discard ends a copy that nobody waits for any more, nor for what it returned.
-func (s *call) discard() {
+func (s *call) discard(kept any) {
 	p, lane := s.p, s.lane
-	if c, ok := s.inv.value().(io.Closer); ok {
+	if c, ok := s.inv.value().(io.Closer); ok && !(kept != nil && reflect.ValueOf(c).Comparable() && any(c) == kept) {
 		closeQuietly(c)
 	}
 	s.inv.giveBack()
@@ -304,11 +332,15 @@ func closeQuietly(c io.Closer) {
 
 // settle ends the race: the call takes over how its best copy ended, if there is one, and all others have lost. It returns
 // how long the first copy took, or had taken when it was overtaken; 0 when that says nothing.
-func (r *race) settle(best *entrant, begin int64) (took time.Duration) {
+func (r *race) settle(best *entrant, won bool, begin int64) (took time.Duration) {
 	c, h := r.parent, r.by
 	r.wait.Stop()
 	r.mu.Lock()
-	r.over, r.won = true, best != nil && best.err == nil
+	var kept any
+	if best != nil {
+		kept = best.c.inv.value()
+	}
+	r.over, r.won, r.kept = true, won, kept
 	ended, running := make([]*call, 0, maxCopies), 0
 	for i := range r.entrants[:r.sent] {
 		e := &r.entrants[i]
@@ -347,7 +379,7 @@ func (r *race) settle(best *entrant, begin int64) (took time.Duration) {
 		c.p.calls[lane%lanes].Add(-1)
 	}
 	for _, s := range ended {
-		s.discard()
+		s.discard(kept)
 	}
 	for i := range r.entrants[:r.sent] {
 		if stop := r.entrants[i].stop; stop != nil {
@@ -366,6 +398,6 @@ func (r *race) reuse() {
 		<-r.ended
 	}
 	clear(r.entrants[:r.sent])
-	r.parent, r.next, r.sent, r.left = nil, nil, 0, 0
+	r.parent, r.next, r.kept, r.sent, r.left = nil, nil, nil, 0, 0
 	r.by.races.Put(r)
 }

@@ -141,7 +141,7 @@ func (c *call) limited(slot int, word uint64, deadline, outer int64, limit time.
 			s.ctx, s.word = nil, 0
 		}
 	}
-	if !met || c.verdict == canceled && c.callerGone() {
+	if !met || c.verdict == canceled && (c.callerGone() || c.race != nil && c.race.lost()) {
 		return err
 	}
 	c.verdict = timedOut

@@ -129,7 +129,9 @@ func (c *HedgeCore) Apply(f HedgeFact) bool {
 	c.sketch.Advance(int64(c.now))
 	if f.Took != nil {
 		for bucket, n := range f.Took {
-			if more := n - c.seen[bucket]; more != 0 && !c.blank {
+			if more := n - c.seen[bucket]; int32(more) < 0 {
+				return false // it is older than one that was seen
+			} else if more != 0 && !c.blank {
 				c.sketch.AddBucket(bucket, uint64(more))
 				c.fed = c.now
 			}
