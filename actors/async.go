@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/forseti-go/forseti/messages"
 )
@@ -249,6 +250,24 @@ func (f Future[T]) Result(ctx context.Context) Result[T] {
 	res, err := f.take(ctx)
 	if err != nil {
 		return Result[T]{Outcome: messages.Canceled, Err: err}
+	}
+	return res
+}
+
+// soFar is what is known of a call whose caller does not wait for its end.
+func (f Future[T]) soFar(err error) Result[T] {
+	res := Result[T]{Outcome: messages.Canceled, Err: err}
+	if f.r == nil {
+		return res
+	}
+	a := &f.r.async
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p := f.r.p
+	res.p, res.ran, res.Attempts = p, a.story.ran, int(a.story.attempts)
+	res.Duration = time.Duration(p.sys.now() - f.r.start)
+	if a.story.failedAt != 0 {
+		res.FirstFailure = p.sys.instant(a.story.failedAt)
 	}
 	return res
 }

@@ -297,7 +297,12 @@ func (r *record[T]) check(missing bool) {
 // Try is Do with the whole story as its result.
 func Try[T any](ctx context.Context, p *Pipeline, meta *messages.Context, fn func(context.Context) (T, error)) Result[T] {
 	if p.detached() {
-		return Go(ctx, p, meta, fn).Result(ctx)
+		f := Go(ctx, p, meta, fn)
+		res, err := f.take(ctx)
+		if err != nil {
+			return f.soFar(err)
+		}
+		return res
 	}
 	pool := poolOf[T](p)
 	r := pool.take(ctx, meta)

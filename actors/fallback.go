@@ -15,7 +15,7 @@ func (f *fallback) wrap(next step) step {
 	return func(c *call) error {
 		c.ran |= f.bit
 		err := next(c)
-		if err == nil || c.verdict == canceled || c.barred && c.verdict == rejected {
+		if err == nil || c.verdict == canceled || c.barred && c.verdict == rejected || c.race != nil && c.race.called() {
 			return err
 		}
 		cfg := f.settings.Load()
@@ -34,7 +34,9 @@ func (f *fallback) wrap(next step) step {
 			ferr = c.inv.setValue(v)
 		}
 		if ferr != nil {
-			c.verdict = failed
+			if c.verdict = failed; c.failedAt == 0 {
+				c.failedAt = c.now
+			}
 			return &messages.FallbackError{Err: ferr, Primary: err}
 		}
 		c.verdict, c.primary, c.behind = answered, err, c.verdict

@@ -128,6 +128,7 @@ type race struct {
 	by     *hedge
 	next   step
 	parent *call
+	outer  *race // that the call itself is a copy in
 	wait   *time.Timer
 	ended  chan *entrant
 	left   int // entrants whose end was not looked at yet
@@ -158,7 +159,7 @@ func newRace(h *hedge) *race {
 // run races copies of the call, and returns how the best one ended.
 func (h *hedge) run(c *call, v *policy.HedgeSnapshot, next step) error {
 	r := h.races.Get().(*race)
-	r.parent, r.next, r.over, r.won, r.off = c, next, false, false, false
+	r.parent, r.outer, r.next, r.over, r.won, r.off = c, c.race, next, false, false, false
 	c.hold(h, r) // a predicate that panics must not leave copies behind
 	begin := c.now
 	r.send()
@@ -305,14 +306,14 @@ func (r *race) finish(s *call, err error) {
 func (r *race) called() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.over || r.off
+	return r.over || r.off || r.outer != nil && r.outer.called() // while it is not over, the outer one is the same
 }
 
 // lost reports whether another copy won.
 func (r *race) lost() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.over && r.won
+	return r.over && r.won || !r.over && r.outer != nil && r.outer.lost()
 }
 
 // discard ends a copy that nobody waits for any more, nor for what it returned.
@@ -398,6 +399,7 @@ func (r *race) reuse() {
 		<-r.ended
 	}
 	clear(r.entrants[:r.sent])
+	r.outer = nil
 	r.parent, r.next, r.kept, r.sent, r.left = nil, nil, nil, 0, 0
 	r.by.races.Put(r)
 }

@@ -2,6 +2,7 @@ package actors
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/forseti-go/forseti/messages"
@@ -20,15 +21,23 @@ type Permit struct {
 //
 // A pipeline with a policy.Custom or a Detour gives no permits: those decide around a function. It returns a
 // *messages.FieldError.
-func Acquire(ctx context.Context, p *Pipeline, meta *messages.Context) (Permit, error) {
+func Acquire(ctx context.Context, p *Pipeline, meta *messages.Context) (t Permit, err error) {
 	if p.around != "" {
 		return Permit{}, fmt.Errorf("pipeline %q: %w", p.name, &messages.FieldError{Field: "layer", Value: p.around, Allowed: "one that needs no function: see Do"})
 	}
 	r := poolOf[struct{}](p).take(ctx, meta)
 	calls := &p.calls[r.lane%lanes]
 	calls.Add(1)
-	err := r.admitted()
-	if err == nil {
+	defer func() {
+		if t.r == nil { // refused; or a guard of the user's left
+			calls.Add(-1)
+			r.pool.give(r)
+		}
+	}()
+	r.ended = false
+	defer r.leave(&err)
+	if err = r.admitted(); err == nil {
+		r.ended = true
 		return Permit{r, r.async.turn.Load()}, nil
 	}
 	r.dropAll()
@@ -36,8 +45,7 @@ func Acquire(ctx context.Context, p *Pipeline, meta *messages.Context) (Permit, 
 		err = r.cause()
 	}
 	r.finish(err)
-	calls.Add(-1)
-	r.pool.give(r)
+	r.ended = true
 	return Permit{}, err
 }
 
@@ -62,8 +70,9 @@ func (c *call) admitted() error {
 	return nil
 }
 
-// Done ends the call: err is how, nil for success. It gives everything back and tells the breakers, hooks and sinks. Only
-// the first Done of a permit counts.
+// Done ends the call: err is how, nil for success; context.Canceled, and the cause of the end of Acquire's context, say that
+// the caller left, which is neither success nor failure; a deadline that passed is a failure. It gives everything back and tells the breakers, hooks and sinks.
+// Only the first Done of a permit counts.
 func (t Permit) Done(err error) {
 	r := t.r
 	if r == nil || !r.async.turn.CompareAndSwap(t.turn, t.turn+1) {
@@ -73,7 +82,14 @@ func (t Permit) Done(err error) {
 	r.ended = false
 	defer r.leave(&err) // a user's function may panic, or leave, on the way
 	r.now = r.p.sys.now()
-	r.judge(err)
+	if r.judge(err); err != nil { // the context has bounded the wait for the permit, and perhaps nothing since
+		r.verdict = failed
+		if gone := r.caller.Err(); errors.Is(err, context.Canceled) || errors.Is(gone, context.Canceled) && errors.Is(err, context.Cause(r.caller)) {
+			r.verdict = canceled
+		} else if r.failedAt == 0 {
+			r.failedAt = r.now
+		}
+	}
 	r.log[0].end, r.log[0].err, r.log[0].neutral = r.now, err, r.verdict == canceled
 	for r.holds > 0 {
 		h := r.held[r.holds-1]

@@ -129,15 +129,18 @@ func (c *HedgeCore) Apply(f HedgeFact) bool {
 	c.sketch.Advance(int64(c.now))
 	if f.Took != nil {
 		for bucket, n := range f.Took {
-			if more := n - c.seen[bucket]; int32(more) < 0 {
-				return false // it is older than one that was seen
-			} else if more != 0 && !c.blank {
+			more := n - c.seen[bucket]
+			if int32(more) <= 0 { // nothing new, or older than what was seen: readings overtake each other
+				continue
+			}
+			if !c.blank {
 				c.sketch.AddBucket(bucket, uint64(more))
 				c.fed = c.now
 			}
-			c.all += n - c.seen[bucket]
+			c.seen[bucket] = n
+			c.all += more
 		}
-		c.seen, c.blank = *f.Took, false
+		c.blank = false
 	}
 	was := c.snap
 	c.decide()

@@ -62,7 +62,8 @@ func TestHedgeAgreesWithASortedList(t *testing.T) {
 func TestHedgeTicks(t *testing.T) {
 	c := newHedgeCore(Hedge{Window: 5 * time.Second}, nil)
 	require.Zero(t, c.Next(), "no calls, no ticks")
-	reading := [stats.SketchBuckets]uint32{3: 1 << 31}
+	const many = 1<<31 - 1
+	reading := [stats.SketchBuckets]uint32{3: many}
 	c.Apply(HedgeFact{Now: 1, Took: &reading})
 	n := 0
 	for at := c.Next(); at != 0; at = c.Next() {
@@ -72,10 +73,12 @@ func TestHedgeTicks(t *testing.T) {
 		n++
 	}
 	require.Equal(t, 11, n, "one window of ticks after the last call, and then none")
-	require.EqualValues(t, 1<<31, c.Seen())
-	reading[3] += 1<<31 + 5 // past the end of its word
-	c.Apply(HedgeFact{Now: c.now + 1, Took: &reading})
-	require.EqualValues(t, 1<<31+5, c.Snapshot().Calls)
+	require.EqualValues(t, many, c.Seen())
+	for range 2 { // past the end of its word
+		reading[3] += many
+		c.Apply(HedgeFact{Now: c.now + 1, Took: &reading})
+	}
+	require.EqualValues(t, 2*many, c.Snapshot().Calls)
 	require.Zero(t, newHedgeCore(Hedge{Delay: 1}, nil).Next(), "a fixed delay needs none")
 }
 
@@ -105,4 +108,16 @@ func TestHedgeSettingsOutOfRange(t *testing.T) {
 	}
 	require.NoError(t, Hedge{Idempotent: true}.WithDefaults().Validate())
 	require.Equal(t, "hedge", Hedge{}.Kind())
+}
+
+// Readings may overtake each other on their way.
+func TestOldReadingWrappedAround(t *testing.T) {
+	cfg := Hedge{Idempotent: true, Quantile: 0.5, MinCalls: 10, Window: 10 * time.Second}.WithDefaults().(Hedge)
+	c := NewHedge(cfg, nil)
+	var older, newer [stats.SketchBuckets]uint32
+	older[100], newer[100] = 50, 60
+	c.Apply(HedgeFact{Now: 1, Took: &newer})
+	require.EqualValues(t, 60, c.Snapshot().Calls)
+	c.Apply(HedgeFact{Now: 2, Took: &older})
+	require.EqualValues(t, 60, c.Snapshot().Calls)
 }
