@@ -29,6 +29,7 @@ type adaptive struct {
 	size   int64
 	told   int // of the actor: the limit that was told last
 	moves  sampled
+	events outbox
 }
 
 // adaptiveView is what the gate reads: the limit, and where the samples of its epoch are added up.
@@ -83,6 +84,7 @@ func (a *adaptive) start(parent actor.SpawnerContext) error {
 		publish: a.publish,
 		tick:    func() policy.AdaptiveFact { return a.view.Load().fact(a.sys.now()) },
 		sleep:   a.sleep,
+		after:   func() { a.events.tell(a.pipe.event) },
 	}
 	return a.host.start(parent, a.name)
 }
@@ -108,7 +110,7 @@ func (a *adaptive) publish(s policy.AdaptiveSnapshot) {
 		return
 	}
 	if _, ok := a.moves.add(a.sys.now()); ok {
-		a.pipe.event(messages.Event{Kind: messages.LimitChanged, Source: a.name, Data: map[string]any{
+		a.events.put(messages.Event{Kind: messages.LimitChanged, Source: a.name, Data: map[string]any{
 			"from": a.told, "to": s.Limit, "latency": s.Latency.String(), "baseline": s.Baseline.String(), "backoffs": s.Backoffs,
 		}})
 		a.told = s.Limit

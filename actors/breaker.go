@@ -12,7 +12,8 @@ import (
 
 // breaker is the circuit breaker's actor and gate. What makes it cheap: an admitted call costs one atomic load,
 // its success one add on a cache line that its processor has to itself. Only what can change the verdict is sent
-// to the actor, together with a reading of the successes counted so far.
+// to the actor, together with a reading of the successes counted so far. The call that sends it to an idle actor runs the
+// mailbox itself, and while others fail at the same time it may do some of their telling too.
 type breaker struct {
 	layerBase
 	first policy.Breaker

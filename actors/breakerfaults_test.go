@@ -3,6 +3,7 @@ package actors
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"math/rand/v2"
 	goruntime "runtime"
 	"sync"
@@ -317,4 +318,147 @@ func TestSlowCallsOnTheirWayTrippedTheBreaker(t *testing.T) {
 			require.Zero(t, b.view.Load().Trips)
 		})
 	}
+}
+
+// crashingBreaker is a pipeline with a breaker whose core panics on as many facts as it is told to.
+func crashingBreaker(t *testing.T, restarts RestartPolicy, cfg policy.Breaker) (p *Pipeline, b *breaker, crash *atomic.Int64) {
+	t.Helper()
+	sys, err := NewSystem(Options{Restarts: restarts, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, sys.Close(context.Background())) })
+	crash = new(atomic.Int64)
+	p = &Pipeline{sys: sys, name: "p"}
+	require.NoError(t, p.build(Spec{Layers: []policy.Config{cfg}, Intake: 1}))
+	b = layerOf[*breaker](p)
+	b.revive = func(cfg policy.Breaker, last *policy.BreakerSnapshot) breakerCore {
+		return crasher{policy.NewBreaker(cfg, last), crash}
+	}
+	require.NoError(t, sys.within(b.start))
+	return p, b, crash
+}
+
+// Successes that the tick at the end of their bucket tells expire with a failure of the same instant.
+func TestSuccessesOutlivedTheWindow(t *testing.T) {
+	for name, last := range map[string]func(context.Context) (int, error){"told by the tick": succeeds, "told by a failure": fails} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := pipelineOf(t, policy.Breaker{MinCalls: 10, FailureRate: 0.5, Window: 10 * time.Second})
+				do := func(at time.Duration, n int, fn func(context.Context) (int, error)) {
+					time.Sleep(at - time.Duration(p.sys.now()))
+					for range n {
+						_, _ = Do(t.Context(), p, nil, fn)
+					}
+				}
+				do(20*time.Second+100*time.Millisecond, 1, succeeds) // awake
+				do(20*time.Second+500*time.Millisecond, 99, succeeds)
+				do(20*time.Second+500*time.Millisecond, 1, last)
+				do(30*time.Second+900*time.Millisecond, 9, fails)
+				require.Equal(t, policy.Closed, state(p))
+				do(30*time.Second+900*time.Millisecond, 1, fails)
+				require.Equal(t, policy.Open, state(p), "the successes are 10.4 s old, in a window of 10 s")
+			})
+		})
+	}
+}
+
+// The actor is restarted after probes hung, while another one runs: that one is not written off with them.
+func TestRestartAfterAHungProbeForgotTheProbesThatRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, b, crash := crashingBreaker(t, RestartPolicy{Initial: time.Second}, policy.Breaker{Consecutive: 1, OpenFor: 10 * time.Second, Probes: 1, Dwell: time.Second})
+		release := make(chan struct{})
+		var inside atomic.Int64
+		var all sync.WaitGroup
+		probe := func() {
+			all.Go(func() {
+				_, _ = Do(context.Background(), p, nil, func(context.Context) (int, error) { inside.Add(1); <-release; return 1, nil })
+			})
+			synctest.Wait()
+		}
+		_, _ = Do(t.Context(), p, nil, fails)
+		time.Sleep(10 * time.Second)
+		probe()
+		time.Sleep(2 * time.Second)
+		require.True(t, b.view.Load().Hung)
+		time.Sleep(10 * time.Second)
+		crash.Store(1)
+		probe() // its tick makes the core panic; it probes all the same
+		require.EqualValues(t, 1, b.probes.Load())
+		time.Sleep(3 * time.Second)
+		require.Equal(t, hostUp, b.host.status.Load(), "restarted")
+		probe()
+		n := inside.Load()
+		close(release)
+		all.Wait()
+		require.EqualValues(t, 2, n, "the one that was written off, and one more")
+		require.Zero(t, b.probes.Load())
+	})
+}
+
+// A breaker whose actor is quarantined while half-open lets others in when its probes do not end, as the actor would have.
+func TestQuarantinedHalfOpenBreakerWasShutForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, b, crash := crashingBreaker(t, RestartPolicy{Budget: 0.5}, policy.Breaker{Consecutive: 1, OpenFor: time.Second, Probes: 1, Dwell: time.Minute})
+		_, _ = Do(t.Context(), p, nil, fails)
+		time.Sleep(time.Second)
+		release := make(chan struct{})
+		var all sync.WaitGroup
+		var inside atomic.Int64
+		hang := func(context.Context) (int, error) { inside.Add(1); <-release; return 1, nil }
+		all.Go(func() { _, _ = Do(context.Background(), p, nil, hang) })
+		synctest.Wait()
+		crash.Store(1)
+		b.host.Tell(b.fact(policy.Ticked, b.view.Load(), p.sys.now()))
+		require.Equal(t, hostGone, b.host.status.Load())
+		require.Equal(t, policy.HalfOpen, state(p))
+		_, err := Do(t.Context(), p, nil, succeeds)
+		require.ErrorIs(t, err, messages.ErrBreakerOpen, "within the dwell")
+		for round := range int64(3) {
+			time.Sleep(time.Minute)
+			for range 8 {
+				all.Go(func() { _, _ = Do(context.Background(), p, nil, hang) })
+			}
+			synctest.Wait()
+			require.Equal(t, round+2, inside.Load(), "one at a time")
+			require.EqualValues(t, 1, b.probes.Load())
+		}
+		close(release)
+		all.Wait()
+		require.Zero(t, b.probes.Load(), "permits come back")
+	})
+}
+
+func TestFilterThatLeavesKeptTheProbesPermit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pipelineOf(t, policy.Breaker{Consecutive: 1, OpenFor: time.Second, Probes: 2, Dwell: time.Hour})
+		_, _ = Do(t.Context(), p, nil, fails)
+		time.Sleep(time.Second)
+		p.sys.Events().Subscribe(8, func(e messages.Event) bool {
+			if e.Kind == messages.BreakerOpened {
+				goruntime.Goexit()
+			}
+			return true
+		})
+		var all sync.WaitGroup
+		all.Go(func() { _, _ = Do(context.Background(), p, nil, fails) })
+		all.Wait()
+		require.Equal(t, policy.Open, state(p))
+		require.Zero(t, layerOf[*breaker](p).probes.Load(), "permits come back")
+	})
+}
+
+// What an attempt before it returned is not the value of one that panicked.
+func TestClassifierWasGivenAValueAfterASuppressedPanic(t *testing.T) {
+	var got any = "not asked"
+	n := 0
+	p := pipelineOf(t, policy.Breaker{Classify: func(v any, _ error) policy.Class { got = v; return policy.Failure }},
+		policy.Retry{Attempts: 3, Backoff: policy.Constant(0), Budget: policy.RetryBudget{Ratio: 0.001, MinPerSecond: 0.1}})
+	_, err := Do(t.Context(), p, nil, func(context.Context) (int, error) {
+		if n++; n == 1 {
+			return 42, errBoom
+		}
+		panic("x")
+	})
+	require.Equal(t, 2, n)
+	require.ErrorIs(t, err, messages.ErrRetryBudget)
+	require.Nil(t, got)
 }

@@ -113,7 +113,7 @@ func (b *breaker) automatic(c *call, v *breakerView) (admitted bool, no refusal,
 		}
 		// Nor must it keep the way shut: probe all the same.
 	}
-	if !b.takeProbe(v, c.now) {
+	if !b.takeProbe(v, c.now) && !(b.writeOff(v, c.now) && b.takeProbe(v, c.now)) {
 		return false, refusal{reason: "open"}, false // until a probe in flight has ended
 	}
 	if b.view.Load() == v {
@@ -146,6 +146,20 @@ func (b *breaker) takeProbe(v *breakerView, now int64) bool {
 			return true
 		}
 	}
+}
+
+// writeOff is what the actor does with probes that do not end, once it is gone for good and no probe has begun for the
+// dwell. Of the calls that come upon this one does it.
+func (b *breaker) writeOff(v *breakerView, now int64) bool {
+	began := v.began.Load()
+	if b.host.status.Load() != hostGone || now < began+int64(v.Settings.Dwell) || !v.began.CompareAndSwap(began, now) {
+		return false
+	}
+	b.probes.Add(-v.out.Swap(0))
+	for _, past := range b.past { // nobody writes them any more
+		b.probes.Add(-past.out.Swap(0))
+	}
+	return true
 }
 
 // returnProbe gives a half-open permit back, unless it was written off.
@@ -195,13 +209,20 @@ func (b *breaker) weigh(c *call, v *breakerView, at int64, err error) (quick boo
 	default:
 		return true
 	}
-	if b.view.Load().Epoch == v.Epoch { // an older epoch needs no message
-		f := b.fact(kind, v, c.now)
-		f.Slow = slow
-		b.host.Await(c.caller, f)
-	}
-	b.drop(c, v)
+	b.deliver(c, v, kind, slow)
 	return false
+}
+
+// deliver tells the actor how a call ended and gives its admission back, even when a subscriber's filter that hears what
+// comes of it ends the goroutine.
+func (b *breaker) deliver(c *call, v *breakerView, kind policy.BreakerFactKind, slow bool) {
+	defer b.drop(c, v)
+	if b.view.Load().Epoch != v.Epoch {
+		return // an older epoch needs no message
+	}
+	f := b.fact(kind, v, c.now)
+	f.Slow = slow
+	b.host.Await(c.caller, f)
 }
 
 // classify says what the call counts as. Refusals by what is inside, and a caller's own cancellation, say nothing about
@@ -229,7 +250,7 @@ func (b *breaker) classify(c *call, v *breakerView, at int64, err error) policy.
 
 // returnedValue is what the function returned; nil when it did not, or too late, or a fallback answered for it.
 func returnedValue(c *call, err error) any {
-	if _, panicked := err.(*messages.PanicError); panicked || c.verdict == timedOut || c.verdict == answered { //nolint:errorlint // ours, and never wrapped
+	if _, panicked := unmarked(err).(*messages.PanicError); panicked || c.verdict == timedOut || c.verdict == answered { //nolint:errorlint // ours, and never wrapped
 		return nil
 	}
 	v := c.inv.value()

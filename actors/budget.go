@@ -162,10 +162,10 @@ func (b *retryBudget) retries() uint64 {
 	}
 }
 
-// deposit counts a call. A layer tells it of each call that comes to it; the attempts of a retry further out count
-// once, and so does a call that meets the same budget in several layers.
+// deposit counts a call. A layer tells it of each call that comes to it; the attempts of a retry further out, and the
+// copies of a hedge further out, count once, and so does a call that meets the same budget in several layers.
 func (b *retryBudget) deposit(c *call) {
-	if c.attempts > 0 || c.deposited == b {
+	if c.attempts > 0 || c.deposited == b || c.race != nil && c.entry > 0 {
 		return
 	}
 	c.deposited = b
@@ -226,6 +226,7 @@ func (b *retryBudget) rouse(c *call) {
 type budgetUse struct {
 	sys     *System
 	mu      sync.Mutex // of changes
+	ended   bool
 	current atomic.Pointer[retryBudget]
 }
 
@@ -233,6 +234,9 @@ type budgetUse struct {
 func (u *budgetUse) set(cfg policy.RetryBudget) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if u.ended {
+		return messages.ErrStopped // a new one would never be stopped
+	}
 	old := u.current.Load()
 	if old != nil && old.first.Name == "" && cfg.Name == "" && !cfg.Zero() {
 		return old.configure(cfg.Declared())
@@ -252,6 +256,7 @@ func (u *budgetUse) set(cfg policy.RetryBudget) error {
 func (u *budgetUse) end() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	u.ended = true
 	if b := u.current.Load(); b != nil {
 		b.retire()
 	}

@@ -24,7 +24,8 @@ type Subscription struct {
 }
 
 // Subscribe makes a queue of the given length, at least 1, for the events that want accepts; nil accepts all. want
-// runs on the publisher's goroutine: it must be quick. One that panics ends its subscription.
+// runs on the publisher's goroutine, that of a call perhaps: it must be quick, and must not wait for what another event
+// tells. It may call back. One that panics ends its subscription.
 func (b *Bus) Subscribe(queue int, want func(messages.Event) bool) *Subscription {
 	s := &Subscription{bus: b, ch: make(chan messages.Event, max(queue, 1)), want: want}
 	b.mu.Lock()

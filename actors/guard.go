@@ -78,9 +78,10 @@ func (killGuard) Check(*messages.Context) messages.GuardResult { return messages
 
 // killSwitch is the kill switch's actor.
 type killSwitch struct {
-	sys  *System
-	host *Host[[]messages.KillState, policy.KillSnapshot]
-	view atomic.Pointer[policy.KillSnapshot]
+	sys    *System
+	host   *Host[[]messages.KillState, policy.KillSnapshot]
+	view   atomic.Pointer[policy.KillSnapshot]
+	events outbox
 }
 
 func newKillSwitch(s *System) *killSwitch { return &killSwitch{sys: s} }
@@ -92,6 +93,7 @@ func (k *killSwitch) start(parent actor.SpawnerContext) error {
 			return policy.NewKillSwitch(last)
 		},
 		publish: k.publish,
+		after:   func() { k.events.tell(k.sys.publish) },
 	}
 	return k.host.start(parent, "kill_switch")
 }
@@ -103,7 +105,7 @@ func (k *killSwitch) publish(s policy.KillSnapshot) {
 		if st.On {
 			kind = messages.KillSwitchOn
 		}
-		k.sys.publish(messages.Event{Kind: kind, Source: string(st.Scope), Reason: st.Reason, Data: map[string]any{
+		k.events.put(messages.Event{Kind: kind, Source: string(st.Scope), Reason: st.Reason, Data: map[string]any{
 			"by": st.By, "revision": st.Revision,
 		}})
 	}

@@ -22,8 +22,10 @@ type Hook struct {
 	OnExecute func(Moment) // an attempt begins; with Attempt 0, a call that was refused before its first
 	OnSuccess func(Moment) // the call ended with a value: the function's, or a fallback's
 	OnFailure func(Moment) // an attempt failed, or a limit was met
-	OnRetry   func(Moment) // a retry follows, after Delay
-	OnReject  func(Moment) // a guard or a policy refused
+	// OnRetry: a retry follows, after Delay. A retry of a refusal (policy.Retry.Rejections) is not told, nor the refusal: they
+	// lie between two attempts, and only what follows an attempt is.
+	OnRetry  func(Moment)
+	OnReject func(Moment) // a guard or a policy refused
 
 	make func() actor.Actor // of an ActorHook
 }

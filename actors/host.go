@@ -31,7 +31,8 @@ const (
 )
 
 // Host is the actor around a core: the single writer of its state. It feeds the core facts, keeps one timer for
-// the core's next tick, and publishes the snapshot when the decision changed. It runs on the inline dispatcher.
+// the core's next tick, and publishes the snapshot when the decision changed. It runs on the inline dispatcher: who sends to
+// an idle one runs its mailbox until that is empty, with what others send meanwhile.
 type Host[F, S any] struct {
 	sys     *System
 	revive  func(last *S) Core[F, S] // makes the core, from the last snapshot after a restart
@@ -104,7 +105,8 @@ func (h *Host[F, S]) Tell(fact F) {
 }
 
 // Order sends what must not get lost, an operator's order or new settings, and waits until it is in force, or ctx
-// ends. A host that is being restarted takes it when it is back; one that is quarantined or stopped never will.
+// ends. A host that is being restarted takes it when it is back, even if nobody waits any more; one that is quarantined or
+// stopped never will.
 func (h *Host[F, S]) Order(ctx context.Context, fact F) error {
 	m := &told[F]{fact: fact, reply: make(chan struct{}, 1)}
 	if h.status.Load() == hostGone {
@@ -133,7 +135,8 @@ func (h *Host[F, S]) Order(ctx context.Context, fact F) error {
 }
 
 // Await sends a fact and waits until its verdict is published, for 5 ms at most, or until ctx ends. It reports
-// whether the verdict came.
+// whether the verdict came. The bound is one on waiting: a caller that happens to run the mailbox also does the work of those
+// who send meanwhile, of microseconds each, however long they keep coming.
 func (h *Host[F, S]) Await(ctx context.Context, fact F) bool {
 	if h.status.Load() != hostUp {
 		return false

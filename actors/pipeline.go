@@ -351,9 +351,15 @@ func (p *Pipeline) recheck() {
 
 // Configure replaces the settings of the layer of that name ("retry", "breaker", or "breaker-2" for the second of
 // a kind) while calls run. Its state stays; a breaker starts its evidence anew.
+//
+// It waits for 5 s at most: the actor may be waiting for its restart. What it gave up waiting for stays in the queue, and
+// is in force when the actor is back. A pipeline that is closed takes none: messages.ErrStopped.
 func (p *Pipeline) Configure(name string, cfg policy.Config) error {
 	if cfg == nil {
 		return &messages.FieldError{Field: "settings", Value: nil, Allowed: "settings of a policy"}
+	}
+	if p.closed.Load() {
+		return fmt.Errorf("pipeline %q: %w", p.name, messages.ErrStopped)
 	}
 	cfg = cfg.WithDefaults()
 	if err := cfg.Validate(); err != nil {

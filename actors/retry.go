@@ -81,8 +81,16 @@ func (r *retry) again(c *call, cfg *policy.Retry, t *trial, err error) (error, b
 	verdict, fault := c.beneath(err)
 	if verdict != rejected {
 		t.last = fault
-	} else if refused, ok := fault.(*messages.RejectedError); ok && refused.Last == nil { //nolint:errorlint // ours, just made
-		refused.Last = t.last // what the work itself ran into must not be lost behind the refusal of a retry
+	} else if refused, ok := fault.(*messages.RejectedError); ok && refused.Last == nil && t.last != nil { //nolint:errorlint // the refusal itself
+		// What the work itself ran into must not be lost behind the refusal of a retry. The refusal may be a value of the
+		// user's own, the same for all calls: it is not written into.
+		with := *refused
+		with.Last = t.last
+		if fault = &with; c.verdict == answered {
+			c.primary = fault
+		} else {
+			err = fault
+		}
 	}
 	if t.attempt >= cfg.Attempts || !worth(c, cfg, verdict, fault) {
 		return err, false
@@ -141,6 +149,9 @@ func (t *trial) end(c *call, err error) error {
 		return err
 	}
 	c.verdict, c.primary, c.behind = answered, t.answer.primary, t.answer.behind
+	if _, suppressed := err.(*messages.SuppressedError); suppressed { //nolint:errorlint // ours, and never wrapped
+		c.primary = marked(c.primary)
+	}
 	return nil
 }
 
@@ -242,6 +253,9 @@ func (r *retry) sleep(c *call, delay time.Duration) bool {
 func (c *call) logRetry(delay time.Duration) {
 	if n := c.attempts; n > 0 && n <= maxLogged {
 		l := c.log[n-1]
+		if l.retried {
+			return // this one is of a refusal that the retry of that attempt met
+		}
 		l.retried, l.delay = true, int64(delay)
 		c.note(l)
 	}

@@ -69,7 +69,8 @@ func newSupervisor(s *System) *supervisor {
 	return &supervisor{sys: s, policy: s.restarts, failures: map[string]failure{}}
 }
 
-// HandleFailure runs inside the failed child's mailbox, where nothing would catch a panic.
+// HandleFailure runs inside the mailboxes of the failed child and its parent, where nothing would catch a panic. What it
+// has to tell is told on a worker, once the child's fate is settled: a subscriber's filter may call back.
 func (s *supervisor) HandleFailure(_ *actor.ActorSystem, parent actor.Supervisor, child *actor.PID, _ *actor.RestartStatistics, reason, _ any) {
 	now := s.sys.now()
 	s.mu.Lock()
@@ -86,13 +87,14 @@ func (s *supervisor) HandleFailure(_ *actor.ActorSystem, parent actor.Supervisor
 	if !ok {
 		kind = messages.ActorQuarantined
 	}
-	s.sys.publish(messages.Event{
+	s.sys.failures.put(messages.Event{
 		Kind: kind, Source: child.Id, Reason: fmt.Sprintf("panic: %.200v", reason),
 		Data: map[string]any{"failures": count, "delay_ms": delay.Milliseconds()},
 	})
-	if !ok {
+	if ok {
+		time.AfterFunc(delay/2+rand.N(delay/2+1), func() { parent.RestartChildren(child) })
+	} else {
 		parent.StopChildren(child)
-		return
 	}
-	time.AfterFunc(delay/2+rand.N(delay/2+1), func() { parent.RestartChildren(child) })
+	s.sys.workers.run(func() { s.sys.failures.tell(s.sys.publish) })
 }

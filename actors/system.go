@@ -39,6 +39,7 @@ type System struct {
 	bus      Bus
 	kill     *killSwitch
 	budgets  retryBudgets
+	failures outbox // of actors
 	restarts RestartPolicy
 
 	guardErrors atomic.Uint64 // guards that panicked and were passed over

@@ -10,7 +10,9 @@ import (
 // downstream that fails, and probes whether it is well again.
 //
 // It judges whenever a call failed or was slow, never when one merely succeeded. All limits are inclusive: a rate of
-// 0.5 is reached by 5 of 10. Calls in flight when it opens still run to their end, and count for nothing.
+// 0.5 is reached by 5 of 10. Calls in flight when it opens still run to their end, and count for nothing. A call that failed
+// or was slow waits for the judgement, for 5 ms at most; one that meets an idle breaker passes it itself, and with it what
+// others report in that moment.
 type Breaker struct {
 	// FailureRate trips the breaker when that share of the calls in the window failed: 0 to 1. Default 0.5, or
 	// none when Consecutive is set.
@@ -60,10 +62,10 @@ type Breaker struct {
 	ProbeFailureRate float64
 	// Dwell is how long a half-open breaker waits for its probes without a sign of life, which is one that begins or ends.
 	// Those still running are then written off: they count as failed, and others may take their places. Default OpenFor,
-	// and a second at least.
+	// and a second at least. At least 1 ms, at most a year.
 	Dwell time.Duration
 	// Ramp lets that share of the calls pass, one step after the other, between half-open and closed: 0.1, 0.5, say; each
-	// between 0 and 1, ascending, at most 100 steps. Which calls is a matter of counting, not of chance: among any so many
+	// at least 0.000001 and less than 1, ascending, at most 100 steps. Which calls is a matter of counting, not of chance: among any so many
 	// in a row the share is exact to one call. While ramping the breaker trips as when closed. Default none.
 	Ramp []float64
 	// RampStep is how long each step lasts. Default 10 s, at most a year.
@@ -80,10 +82,11 @@ const (
 	Ignored // it says nothing about the downstream
 )
 
-// mostCalls bounds a window of calls, mostSteps a ramp.
+// mostCalls bounds a window of calls, mostSteps and leastShare a ramp.
 const (
-	mostCalls = 10_000
-	mostSteps = 100
+	mostCalls  = 10_000
+	mostSteps  = 100
+	leastShare = 1e-6
 )
 
 // Kind is "breaker".
@@ -140,12 +143,12 @@ func (b Breaker) Validate() error {
 	c.want(b.Probes > 0 && b.Probes <= 1<<20, "breaker.Probes", b.Probes, "1 to 1048576")
 	c.want(b.Successes > 0 && b.Successes <= b.Probes, "breaker.Successes", b.Successes, "1 to Probes: more could never be reached by the probes admitted at once")
 	share("ProbeFailureRate", b.ProbeFailureRate)
-	c.want(b.Dwell > 0 && b.Dwell <= maxLimit, "breaker.Dwell", b.Dwell, "more than 0, at most a year")
+	c.want(b.Dwell >= time.Millisecond && b.Dwell <= maxLimit, "breaker.Dwell", b.Dwell, "1ms to a year")
 	c.want(len(b.Ramp) <= mostSteps, "breaker.Ramp", len(b.Ramp), "at most 100 steps")
 	last := 0.0
 	for _, step := range b.Ramp {
-		if !(step > last && step < 1) {
-			c.want(false, "breaker.Ramp", b.Ramp, "ascending, each between 0 and 1 and neither of them")
+		if !(step > last && step >= leastShare && step < 1) {
+			c.want(false, "breaker.Ramp", b.Ramp, "ascending, each at least 0.000001 and less than 1")
 			break
 		}
 		last = step

@@ -69,6 +69,11 @@ func (c *BreakerCore) Apply(f BreakerFact) bool {
 	if c.since == 0 {
 		c.since = c.now
 	}
+	// At the end of a bucket comes a tick: the successes that are new in its reading belong to the bucket that ended. Where
+	// no tick was due, because the window was empty, they have just happened.
+	if f.Epoch == c.snap.Epoch && c.snap.State.Counts() && !c.frozen() && !c.seen.aged() {
+		c.seen.credit(f.Seen)
+	}
 	c.seen.advance(c.now)
 	ended := c.expire(f)
 	return c.take(f) || ended
@@ -270,6 +275,7 @@ func (c *BreakerCore) tally() {
 func (c *BreakerCore) reconfigure(cfg Breaker) bool {
 	c.snap.Settings, c.snap.Probes = cfg, int32(cfg.Probes)
 	c.snap.Epoch++
+	c.snap.Hung = false // those were written off when it opened; who probes now is not one of them
 	c.since = c.now
 	c.seen = newBreakerEvidence(&cfg, c.now)
 	c.forget()

@@ -28,7 +28,7 @@ func factOf(b []byte, c *BreakerCore, cfgs []Breaker) BreakerFact {
 
 func FuzzBreakerCore(f *testing.F) {
 	cfgs := []Breaker{
-		{Consecutive: 2, OpenFor: 100, OpenMax: 5000, OpenJitter: 0.5, Seed: 3, Probes: 2, Dwell: 500, Ramp: []float64{0.1, 0.5}, RampStep: 50},
+		{Consecutive: 2, OpenFor: 100, OpenMax: 5000, OpenJitter: 0.5, Seed: 3, Probes: 2, Ramp: []float64{0.1, 0.5}, RampStep: 50},
 		{Calls: 3, SlowCall: 1, SlowRate: 0.5, OpenFor: 100, Probes: 3, ProbeFailureRate: 0.5},
 		{MinCalls: 2, Window: 10 * time.Millisecond, OpenFor: 1, Probes: 1, Ramp: []float64{0.9}, RampStep: 1},
 	}
@@ -36,6 +36,7 @@ func FuzzBreakerCore(f *testing.F) {
 		cfgs[i] = cfgs[i].WithDefaults().(Breaker)
 		require.NoError(f, cfgs[i].Validate())
 	}
+	cfgs[0].Dwell = 500 // less than is valid, so that scripts get past it
 	f.Add([]byte("\x01\x00\x00\x00\x00\x01\x01\x00\x00\x00\x00\x01\x00\x00\x00\x00\x01\x00\x03\x00\x00\x00\x00\x01\x03\x00\x00\x00\x00\x01\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x01\x00"))
 	f.Add([]byte("\x06\x00\x20\x00\x00\x01\x01\x00\x00\x00\x00\x01\x06\x01\x00\x00\x00\x01\x01\x00\x09\x00\x00\x30\x06\x03\x00\x00\x00\x00\x05\x01\x00\x00\x00\x00"))
 	f.Fuzz(func(t *testing.T, script []byte) {

@@ -7,6 +7,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"github.com/forseti-go/forseti/actors/policy/stats"
 )
 
 // modelCall is a call as the slow, obvious model remembers it.
@@ -34,8 +36,10 @@ func agreesWithAList(t *rapid.T, most int) {
 	if most > 0 {
 		cfg.Calls = rapid.IntRange(1, most).Draw(t, "window")
 		most = cfg.Calls
+	} else {
+		most = 12
 	}
-	cfg.MinCalls = rapid.IntRange(1, max(most, 1)).Draw(t, "min")
+	cfg.MinCalls = rapid.IntRange(1, most).Draw(t, "min")
 	cfg = cfg.WithDefaults().(Breaker)
 	require.NoError(t, cfg.Validate())
 	c := NewBreaker(cfg, nil)
@@ -44,8 +48,14 @@ func agreesWithAList(t *rapid.T, most int) {
 	var now Instant
 	var seen uint64
 	run := 0
+	tick := func(at Instant) {
+		require.False(t, c.Apply(BreakerFact{Kind: Ticked, Epoch: 1, Seen: seen, Now: at}))
+	}
 	for range rapid.IntRange(1, 80).Draw(t, "calls") {
 		now += Instant(rapid.Int64Range(0, int64(3*width)).Draw(t, "dt"))
+		for at := c.Next(); at != 0 && at <= now; at = c.Next() {
+			tick(at)
+		}
 		bad, slow := rapid.Bool().Draw(t, "bad"), rapid.Bool().Draw(t, "slow")
 		list = append(list, modelCall{now / width, bad, slow})
 		run++
@@ -54,8 +64,8 @@ func agreesWithAList(t *rapid.T, most int) {
 		}
 		if !bad && !slow {
 			seen++
-			if cfg.Calls == 0 { // told at once here: that it may be told late is tested with the gate
-				require.False(t, c.Apply(BreakerFact{Kind: Ticked, Epoch: 1, Seen: seen, Now: now}))
+			if c.Idle() {
+				tick(now) // the first after a sleep is told at once; the next tick, or a failure, brings the others
 			}
 			continue
 		}
@@ -101,6 +111,7 @@ func agreesWithAList(t *rapid.T, most int) {
 			require.Equal(t, run, s.Run)
 			return
 		}
+		require.Equal(t, stats.Counts{Good: good, Bad: ill, Slow: late}, c.seen.counts())
 	}
 }
 

@@ -121,12 +121,16 @@ func (c *HedgeCore) Next() Instant {
 
 // Apply takes a fact and reports whether the decision changed.
 func (c *HedgeCore) Apply(f HedgeFact) bool {
+	due := c.Next() != 0
 	c.now = max(c.now, f.Now)
 	if f.Settings != nil {
 		c.reconfigure(*f.Settings)
 		return true
 	}
-	c.sketch.Advance(int64(c.now))
+	// What is new in the reading that a tick brings came before it. Where no tick was due it has just happened.
+	if !due {
+		c.sketch.Advance(int64(c.now))
+	}
 	if f.Took != nil {
 		for bucket, n := range f.Took {
 			more := n - c.seen[bucket]
@@ -142,6 +146,7 @@ func (c *HedgeCore) Apply(f HedgeFact) bool {
 		}
 		c.blank = false
 	}
+	c.sketch.Advance(int64(c.now))
 	was := c.snap
 	c.decide()
 	return c.snap.Delay != was.Delay

@@ -7,7 +7,8 @@ import "time"
 // A fallback inside a retry hides no failure from it: the failure is tried again, and if no later attempt does better,
 // the last answer is what the call returns.
 type Retry struct {
-	// Attempts is how often the function is called at most, the first call included. Default 3.
+	// Attempts is how often the function is called at most, the first call included. Default 3, at most a
+	// million.
 	Attempts int
 	// Backoff says how long to wait between attempts. The zero value means Exponential(100ms, 10s). An error that
 	// has a method RetryAfter() time.Duration, and a refusal, may ask for a longer wait, of up to a minute or
@@ -49,7 +50,7 @@ func (r Retry) WithDefaults() Config {
 // Validate reports what is out of range.
 func (r Retry) Validate() error {
 	var c checks
-	c.want(r.Attempts > 0, "retry.Attempts", r.Attempts, "at least 1: the first call counts")
+	c.want(r.Attempts > 0 && r.Attempts <= 1e6, "retry.Attempts", r.Attempts, "1 to 1000000: the first call counts")
 	c.want(r.MaxElapsed >= 0 && r.MaxElapsed <= maxLimit, "retry.MaxElapsed", r.MaxElapsed, "0 (no limit) or more, at most a year")
 	r.Backoff.check(&c, "retry.Backoff")
 	r.Budget.check(&c, "retry.Budget")
