@@ -216,7 +216,8 @@ func (a *adaptive) done(c *call, h hold, err error) {
 		a.look(v, c.now)
 	}
 	a.release(c.lane)
-	switch c.verdict {
+	came, err := c.beneath(err)
+	switch came {
 	case canceled, rejected, answered:
 		return
 	case succeeded:
@@ -228,7 +229,7 @@ func (a *adaptive) done(c *call, h hold, err error) {
 		}
 		v.drops.Add(1) // a limit around this layer was met
 	case failed, timedOut:
-		if !v.overload(c, err) {
+		if !v.overload(c, came, err) {
 			return
 		}
 		v.drops.Add(1)
@@ -248,9 +249,9 @@ func (a *adaptive) look(v *adaptiveView, now int64) {
 	v.atOnce(min(int64(v.Permits)-a.count(), int64(v.Permits)))
 }
 
-func (v *adaptiveView) overload(c *call, err error) bool {
+func (v *adaptiveView) overload(c *call, came verdict, err error) bool {
 	switch {
-	case c.verdict == timedOut || c.deadline != 0 && c.now >= c.deadline:
+	case came == timedOut || c.deadline != 0 && c.now >= c.deadline:
 		return true
 	case v.Settings.Overload != nil:
 		return v.Settings.Overload(err)

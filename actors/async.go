@@ -354,8 +354,15 @@ func (f Future[T]) Cancel() {
 // intake is a pipeline's bounded mailbox: a credit of slots for calls that were accepted and have not ended. A
 // call that gets a slot gets a worker, so nothing waits behind a slow call but in the bulkhead's queue.
 type intake struct {
-	size int64
-	used atomic.Int64
+	size  int64
+	used  atomic.Int64
+	aside atomic.Int64 // slots in use that no call is to come of, or not yet
+}
+
+// coming is how many slots are those of calls on their way to the layers, or inside.
+func (i *intake) coming() int {
+	aside := i.aside.Load()
+	return int(max(i.used.Load()-aside, 0))
 }
 
 // refuse reserves a slot for a call that comes in, or says why it cannot.

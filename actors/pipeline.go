@@ -35,7 +35,8 @@ type Spec struct {
 	// CaptureRejected and CaptureFallback give the sinks calls that were refused, and calls that a fallback answered, too:
 	// the letter tells what it was that failed.
 	CaptureRejected, CaptureFallback bool
-	// Intake bounds asynchronous calls, tasks and Execute messages that were accepted and have not ended.
+	// Intake bounds asynchronous calls, tasks and Execute messages that were accepted and have not ended. A task type
+	// that has no tasks waits for the next one with one slot, so there should be more of them than task types.
 	// Default 256.
 	Intake int
 }
@@ -380,7 +381,7 @@ func (p *Pipeline) Configure(name string, cfg policy.Config) error {
 }
 
 // Room is how many calls of a task type the pipeline would take in now: what its intake has free, its kill switch
-// allows, and its breakers and bulkheads admit. When it is 0, wait is how long that is expected to last (0: unknown), and why
+// allows, and its breakers and bulkheads admit beside the calls that are on their way to them. When it is 0, wait is how long that is expected to last (0: unknown), and why
 // says who is in the way; nobody is when the intake is merely full.
 func (p *Pipeline) Room(taskType string) (n int, wait time.Duration, why string) {
 	if p.closed.Load() {
@@ -403,7 +404,7 @@ func (p *Pipeline) Room(taskType string) (n int, wait time.Duration, why string)
 		if !ok || observing&l.base().bit != 0 {
 			continue
 		}
-		room, wait, blame := lim.room(now, int(p.intake.used.Load()))
+		room, wait, blame := lim.room(now, p.intake.coming())
 		if room <= 0 && blame {
 			return 0, wait, l.base().name
 		}
@@ -466,6 +467,11 @@ func (p *Pipeline) Reserve(n int) int { return int(p.intake.take(int64(n))) }
 
 // Release gives back n slots.
 func (p *Pipeline) Release(n int) { p.intake.release(int64(n)) }
+
+// Aside says of n reserved slots that no call is about to come of them, or none any more: somebody waits with them for
+// a task that may be long in coming, or settles one whose function has returned. They stay in use, but Room keeps no
+// place behind the intake for them. Each is taken back, by a negative n, before its call begins or it is released.
+func (p *Pipeline) Aside(n int) { p.intake.aside.Add(int64(n)) }
 
 // Dropped is how many records the pipeline's hooks, and facts its policies that are actors of the user's, could not take,
 // and how many dead letters its sinks lost.

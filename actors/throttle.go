@@ -3,10 +3,12 @@ package actors
 import (
 	"math/rand/v2"
 	"sync/atomic"
+	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
 
 	"github.com/forseti-go/forseti/actors/policy"
+	"github.com/forseti-go/forseti/actors/policy/stats"
 	"github.com/forseti-go/forseti/messages"
 )
 
@@ -31,15 +33,16 @@ type throttleView struct {
 
 // ledger counts the calls of one epoch, and is replaced with it.
 type ledger struct {
-	admitted, refused, accepted, failed, neutral tally
+	admitted, refused, accepted, failed, neutral, late tally
 
 	asleep atomic.Bool // nobody reads it: the next call must be told
 }
 
-// traffic reads those that ended first: each of them was admitted before.
+// traffic reads those that ended first: each of them was admitted before. Late ones are counted before they ended, and
+// read after that: no call is taken for a prompt one that was not.
 func (l *ledger) traffic() (t policy.Traffic) {
 	t.Accepted, t.Failed, t.Neutral = l.accepted.sum(), l.failed.sum(), l.neutral.sum()
-	t.Admitted, t.Refused = l.admitted.sum(), l.refused.sum()
+	t.Admitted, t.Refused, t.Late = l.admitted.sum(), l.refused.sum(), l.late.sum()
 	return t
 }
 
@@ -109,7 +112,8 @@ func (t *throttle) wrap(next step) step { return guarded(t, next) }
 
 func (t *throttle) admit(c *call) error {
 	v := t.view.Load()
-	if v.Reject == 0 || t.draw() >= v.Reject {
+	// One that was quarantined decides nothing more, and must not refuse for ever by what it saw last.
+	if v.Reject == 0 || t.draw() >= v.Reject || t.host.status.Load() == hostGone {
 		t.count(c, v.ledger, &v.admitted)
 		c.hold(t, v.ledger)
 		return nil
@@ -126,6 +130,9 @@ func (t *throttle) admit(c *call) error {
 // the downstream; an input that can never succeed was accepted.
 func (t *throttle) done(c *call, h hold, err error) {
 	l := h.token.(*ledger)
+	if young := t.view.Load().Settings.Window / stats.Buckets; time.Duration(c.now-h.at) >= young {
+		l.late.add(c.lane, 1)
+	}
 	came, err := c.beneath(err)
 	switch came {
 	case succeeded:

@@ -48,6 +48,10 @@ type ConsumeConfig struct {
 	// the consumer's goroutine. Optional.
 	OnPause  func(why string, wait time.Duration)
 	OnResume func()
+	// OnIdle is called with true when there are no tasks, and the consumer begins to wait for the next one with one
+	// reserved slot, which may take long; and with false when it does not any more, before that one is delivered or the
+	// slot released. Both come from the consumer's goroutine. Optional.
+	OnIdle func(waits bool)
 }
 
 // WithDefaults returns c with every zero field that has a default set to it.
@@ -96,6 +100,8 @@ type Consumer struct {
 	// instead of run if the server brings them.
 	unsure map[taskKey]struct{}
 	idle   chan struct{} // closed when nothing is held after the fetching ended
+
+	idling bool // the fetching goroutine waits with a slot for the next task, and has said so
 
 	paused                                                                atomic.Bool
 	received, redelivered, acked, naked, duplicates, unslotted, refetches atomic.Uint64

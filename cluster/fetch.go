@@ -49,7 +49,9 @@ func (k *Consumer) fetch(ctx context.Context) {
 			}
 		}
 		if errors.Is(err, errEmpty) && got == 0 && ctx.Err() == nil && k.reserve(ctx, 1) == 1 {
+			k.waits(true)
 			got, err = k.pull(ctx, 1, idleWait)
+			k.waits(false)
 			k.in.Release(1 - got)
 		}
 		switch {
@@ -82,6 +84,17 @@ func (k *Consumer) reserve(ctx context.Context, most int) int {
 		return 0
 	}
 	return slots
+}
+
+// waits tells the intake, once, whether the reserved slot is merely held until there is a task.
+func (k *Consumer) waits(idle bool) {
+	if k.idling == idle {
+		return
+	}
+	k.idling = idle
+	if k.cfg.OnIdle != nil {
+		k.cfg.OnIdle(idle)
+	}
 }
 
 // await waits until something may have changed, handing on or giving back what arrives meanwhile.
@@ -203,6 +216,7 @@ func (k *Consumer) take(m *nats.Msg, reserved bool) (used bool) {
 	k.mu.Lock()
 	k.held[key] = d
 	k.mu.Unlock()
+	k.waits(false) // first: from now on the slot is a task's
 	k.received.Add(1)
 	if meta.NumDelivered > 1 {
 		k.redelivered.Add(1)

@@ -127,7 +127,7 @@ func (rt *Runtime) handle(cfg TaskConfig, p Pipeline, prepare func(messages.Task
 		return fmt.Errorf("task type %q: %w", cfg.Type, err)
 	}
 	consumer, err := rt.cluster.Consume(rt.life, cluster.ConsumeConfig{
-		Type: cfg.Type, AckWait: h.cfg.AckWait, MaxInFlight: cfg.MaxInFlight, OnPause: h.pause, OnResume: h.resume,
+		Type: cfg.Type, AckWait: h.cfg.AckWait, MaxInFlight: cfg.MaxInFlight, OnPause: h.pause, OnResume: h.resume, OnIdle: h.idle,
 	}, h, h.deliver)
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
@@ -196,6 +196,15 @@ func (h *handler) pause(why string, _ time.Duration) {
 
 func (h *handler) resume() {
 	h.rt.sys.Publish(messages.Event{Kind: messages.TasksResumed, Pipeline: h.p.Name(), Source: h.cfg.Type})
+}
+
+// idle keeps one type's wait for its next task out of the way of the others: the slot it waits with is no call.
+func (h *handler) idle(waits bool) {
+	if waits {
+		h.p.Aside(1)
+	} else {
+		h.p.Aside(-1)
+	}
 }
 
 // deliver takes a task from the consumer, which must not wait.

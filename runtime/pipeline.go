@@ -30,7 +30,8 @@ type Spec struct {
 	// CaptureRejected and CaptureFallback also give the sinks calls that were refused, and that a fallback answered. They
 	// are about calls; a task that is refused is not over.
 	CaptureRejected, CaptureFallback bool
-	// Intake bounds asynchronous calls, tasks and Execute messages in flight. Default 256.
+	// Intake bounds asynchronous calls, tasks and Execute messages in flight. A task type that has no tasks waits for the
+	// next one with one slot, so there should be more of them than task types. Default 256.
 	Intake int
 }
 

@@ -27,6 +27,7 @@ type taskRun struct {
 	d       *cluster.Delivery
 	expires time.Time    // zero: never
 	holds   atomic.Int32 // what the slot is still held for
+	passed  atomic.Bool  // its call is over
 	settled bool
 }
 
@@ -79,7 +80,14 @@ func (r *taskRun) begin() {
 		defer cancel()
 		r.rt.canceled.forget(t)
 		r.ended(res, context.Cause(ctx))
-	}, r.free)
+	}, r.left)
+}
+
+// left is told when the function has returned: to settle the task takes a slot, but no place behind the intake.
+func (r *taskRun) left() {
+	r.passed.Store(true)
+	r.p.Aside(1)
+	r.free()
 }
 
 // prepared decodes the body. The user's UnmarshalJSON may panic.
@@ -349,6 +357,9 @@ func (r *taskRun) giveBack(delay time.Duration) {
 func (r *taskRun) free() {
 	if r.holds.Add(-1) > 0 {
 		return
+	}
+	if r.passed.Load() {
+		r.p.Aside(-1)
 	}
 	r.p.Release(1)
 	if k := r.consumer.Load(); k != nil {

@@ -20,7 +20,7 @@ import (
 // that are faster than its answers; without the second, one that only hangs would not be noticed.
 type Throttle struct {
 	// K is how many requests there may be for each that is accepted. Lower refuses sooner; higher lets more through to a
-	// downstream that refuses them. Default 2, at least 1.
+	// downstream that refuses them. Default 2, at least 1, at most a billion.
 	K float64
 	// Window is how far back calls count, in ten steps. Default 2 m, at least 1 s.
 	Window time.Duration
@@ -50,7 +50,7 @@ func (t Throttle) WithDefaults() Config {
 // Validate reports what is out of range.
 func (t Throttle) Validate() error {
 	var c checks
-	c.want(t.K >= 1, "throttle.K", t.K, "1 or more")
+	c.want(t.K >= 1 && t.K <= 1e9, "throttle.K", t.K, "1 to 1e9")
 	c.want(t.Window >= time.Second && t.Window <= maxLimit, "throttle.Window", t.Window, "1s to a year")
 	c.want(t.MinRequests > 0, "throttle.MinRequests", t.MinRequests, "at least 1")
 	c.want(t.MaxReject > 0 && t.MaxReject <= 1, "throttle.MaxReject", t.MaxReject, "more than 0, at most 1")
@@ -62,7 +62,10 @@ type Traffic struct {
 	Admitted, Refused uint64 // on arrival
 	Accepted, Failed  uint64 // of those admitted, when they ended
 	Neutral           uint64 // the same: it said nothing about the downstream
+	Late              uint64 // of those that ended, the ones that took a tenth of the window or longer
 }
+
+func (t Traffic) ended() uint64 { return t.Accepted + t.Failed + t.Neutral }
 
 // ThrottleFact is a reading of the traffic. It is sent with each failure, and when time passed.
 type ThrottleFact struct {
@@ -87,8 +90,10 @@ type ThrottleCore struct {
 	snap ThrottleSnapshot
 	now  Instant
 	// window holds accepts as its good events, and all requests as its bad ones; young holds as good ones those admitted
-	// lately.
+	// lately, and as bad ones those of them that ended. Of the latter it also has some that were admitted before it
+	// begins, so that what it has left is never more than are in flight and young.
 	window, young stats.Window
+	prompt        uint64  // calls that ended and were not late
 	credited      Traffic // what the windows hold already
 	stirred       bool    // there was traffic since the fact before
 }
@@ -115,9 +120,14 @@ func (c *ThrottleCore) Apply(f ThrottleFact) bool {
 		c.configure(*f.Settings)
 	}
 	if f.Epoch == c.snap.Epoch { // else it was counted before a restart, and is void
-		c.window.Advance(int64(c.now))
+		// At the end of a step comes a tick: what is new belongs to the step that ended. Where no tick was due, because
+		// the window was empty, it has just happened.
+		if c.Next() == 0 {
+			c.window.Advance(int64(c.now))
+		}
 		c.young.Advance(int64(c.now))
 		c.credit(f.Traffic)
+		c.window.Advance(int64(c.now))
 	}
 	return c.judge() || f.Settings != nil
 }
@@ -138,6 +148,9 @@ func (c *ThrottleCore) Next() Instant {
 	return edge
 }
 
+// Idle reports whether the next call must be told: no tick is due, or only the window's, because the traffic stopped.
+func (c *ThrottleCore) Idle() bool { return c.Next() == 0 || c.snap.Reject > 0 && !c.stirred }
+
 // Credited is the traffic that has been counted; an idle throttle whose reading is higher must not fall asleep.
 func (c *ThrottleCore) Credited() Traffic { return c.credited }
 
@@ -147,10 +160,14 @@ func (c *ThrottleCore) credit(t Traffic) {
 	c.credited = Traffic{
 		Admitted: max(was.Admitted, t.Admitted), Refused: max(was.Refused, t.Refused),
 		Accepted: max(was.Accepted, t.Accepted), Failed: max(was.Failed, t.Failed), Neutral: max(was.Neutral, t.Neutral),
+		Late: max(was.Late, t.Late),
 	}
 	c.stirred = c.credited != was
 	admitted := c.credited.Admitted - was.Admitted
 	c.young.Good(admitted)
+	prompt := max(c.prompt, c.credited.ended()-min(c.credited.ended(), c.credited.Late))
+	c.young.Bad(prompt - c.prompt)
+	c.prompt = prompt
 	c.window.Bad(admitted + c.credited.Refused - was.Refused)
 	c.window.Good(c.credited.Accepted - was.Accepted)
 	c.window.TakeBack(c.credited.Neutral - was.Neutral)
@@ -159,8 +176,9 @@ func (c *ThrottleCore) credit(t Traffic) {
 // judge is the only place where the decision is made.
 func (c *ThrottleCore) judge() bool {
 	accepts, requests := c.window.Totals()
-	young, _ := c.young.Totals()
-	inFlight := c.credited.Admitted - min(c.credited.Admitted, c.credited.Accepted+c.credited.Failed+c.credited.Neutral)
+	young, ended := c.young.Totals()
+	young -= min(young, ended)
+	inFlight := c.credited.Admitted - min(c.credited.Admitted, c.credited.ended())
 	accepts += min(inFlight, young)
 	reject := 0.0
 	if cfg := c.snap.Settings; requests >= uint64(cfg.MinRequests) {
@@ -182,11 +200,12 @@ func (c *ThrottleCore) configure(cfg Throttle) {
 		return
 	}
 	accepts, requests := c.window.Totals()
-	young, _ := c.young.Totals()
+	young, ended := c.young.Totals()
 	c.window, c.young = stats.NewWindow(int64(cfg.Window)), stats.NewWindow(int64(cfg.Window)/stats.Buckets)
 	c.window.Advance(int64(c.now))
 	c.young.Advance(int64(c.now))
 	c.window.Good(accepts)
 	c.window.Bad(requests)
 	c.young.Good(young)
+	c.young.Bad(ended)
 }

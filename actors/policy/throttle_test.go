@@ -46,9 +46,9 @@ func TestThrottleProbability(t *testing.T) {
 // The throttle must agree with the slow, obvious model: a list of calls, each with where it is now.
 func TestThrottleAgreesWithAListOfCalls(t *testing.T) {
 	type request struct {
-		bucket, young Instant
-		admitted      bool
-		neutral       bool
+		at, end         Instant
+		admitted, ended bool
+		neutral         bool // or taken back for one that was
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		cfg := Throttle{
@@ -60,49 +60,76 @@ func TestThrottleAgreesWithAListOfCalls(t *testing.T) {
 		var requests []request
 		var accepts []Instant
 		var seen Traffic
-		now, inFlight := Instant(0), 0
+		now := Instant(0)
+		in := func(at, width Instant) bool { return at/width > now/width-stats.Buckets }
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			now += Instant(rapid.Int64Range(0, int64(width)).Draw(t, "dt"))
-			switch kind := rapid.IntRange(0, 4).Draw(t, "kind"); {
+			for due := c.Next(); due != 0 && due <= now; due = c.Next() {
+				c.Apply(ThrottleFact{Epoch: 1, Traffic: seen, Now: due})
+			}
+			var running []int
+			for i, r := range requests {
+				if r.admitted && !r.ended {
+					running = append(running, i)
+				}
+			}
+			kind := rapid.IntRange(0, 4).Draw(t, "kind")
+			if kind > 1 && len(running) > 0 {
+				r := &requests[rapid.SampledFrom(running).Draw(t, "which")]
+				r.ended, r.end = true, now
+				if now.Sub(r.at) >= cfg.Window/stats.Buckets {
+					seen.Late++
+				}
+			}
+			switch {
 			case kind == 0:
 				seen.Refused++
-				requests = append(requests, request{bucket: now / width})
-			case kind == 1 || inFlight == 0:
+				requests = append(requests, request{at: now})
+			case kind == 1 || len(running) == 0:
 				seen.Admitted++
-				inFlight++
-				requests = append(requests, request{bucket: now / width, young: now / fine, admitted: true})
+				requests = append(requests, request{at: now, admitted: true})
 			case kind == 2:
 				seen.Accepted++
-				inFlight--
-				accepts = append(accepts, now/width)
+				accepts = append(accepts, now)
 			case kind == 3:
 				seen.Failed++
-				inFlight--
 			default:
 				seen.Neutral++
-				inFlight--
 				for i := len(requests) - 1; i >= 0; i-- { // the newest that is not taken back yet; old ones are forgotten
 					if !requests[i].neutral {
-						requests[i].neutral = requests[i].bucket > now/width-stats.Buckets
+						requests[i].neutral = in(requests[i].at, width)
 						break
 					}
 				}
 			}
-			n, young, good := 0, 0, 0
+			n, inFlight, waiting, young, prompt, good := 0, 0, 0, 0, 0, 0
 			for _, r := range requests {
-				if r.bucket > now/width-stats.Buckets && !r.neutral {
+				if in(r.at, width) && !r.neutral {
 					n++
 				}
-				if r.admitted && r.young > now/fine-stats.Buckets {
+				if !r.admitted {
+					continue
+				}
+				if in(r.at, fine) {
 					young++
+				}
+				if !r.ended {
+					inFlight++
+					if in(r.at, fine) {
+						waiting++
+					}
+				} else if r.end.Sub(r.at) < cfg.Window/stats.Buckets && in(r.end, fine) {
+					prompt++
 				}
 			}
 			for _, at := range accepts {
-				if at > now/width-stats.Buckets {
+				if in(at, width) {
 					good++
 				}
 			}
-			good += min(inFlight, young)
+			lenient := min(inFlight, max(young-prompt, 0))
+			require.LessOrEqual(t, lenient, waiting, "only what is both in flight and young is taken for accepted")
+			good += lenient
 			want := 0.0
 			if n >= cfg.MinRequests {
 				want = min(max((float64(n)-cfg.K*float64(good))/float64(n+1), 0), cfg.MaxReject)
@@ -111,6 +138,37 @@ func TestThrottleAgreesWithAListOfCalls(t *testing.T) {
 			require.InDelta(t, want, c.Snapshot().Reject, 1e-12)
 		}
 	})
+}
+
+// Old calls that hang were taken for accepted while others came and failed fast.
+func TestThrottleTookHungCallsForAccepted(t *testing.T) {
+	c := throttle(Throttle{Window: 100 * time.Second})
+	c.Apply(ThrottleFact{Epoch: 1, Traffic: Traffic{Admitted: 10}, Now: 1})
+	c.Apply(ThrottleFact{Epoch: 1, Traffic: Traffic{Admitted: 20, Failed: 10}, Now: Instant(50 * time.Second)})
+	require.InDelta(t, 0.95, c.Snapshot().Reject, 1e-12, "20 requests, none accepted, none both young and in flight")
+}
+
+// A downstream that takes longer than a call is taken for accepted is well as long as about half of them have ended: those
+// that end late make no place for the young ones.
+func TestThrottleTookLateAnswersForThoseOfYoungCalls(t *testing.T) {
+	c := throttle(Throttle{Window: 120 * time.Second})
+	const takes = 20 // seconds; a tenth of the window is 12
+	for second := range 300 {
+		ended := uint64(max(second-takes, 0))
+		c.Apply(ThrottleFact{Epoch: 1, Traffic: Traffic{Admitted: uint64(second), Accepted: ended, Late: ended}, Now: Instant(second) * Instant(time.Second)})
+		require.Zero(t, c.Snapshot().Reject, "after %d s", second)
+	}
+}
+
+// What a step held was counted in the next one, when the tick at its end was the first to bring it.
+func TestThrottleCountedASuccessAStepTooLate(t *testing.T) {
+	c := throttle(Throttle{Window: 10 * time.Second})
+	c.Apply(ThrottleFact{Epoch: 1, Traffic: Traffic{Admitted: 1, Accepted: 1}, Now: 1})
+	seen := Traffic{Admitted: 100, Accepted: 100}
+	edge := c.Next()
+	c.Apply(ThrottleFact{Epoch: 1, Traffic: seen, Now: edge})
+	c.Apply(ThrottleFact{Epoch: 1, Traffic: seen, Now: Instant(10 * time.Second)})
+	require.Zero(t, c.Next(), "nothing is left of them a window later")
 }
 
 func TestThrottleTakesYoungCallsForAccepted(t *testing.T) {
@@ -194,6 +252,7 @@ func TestThrottleSettingsOutOfRange(t *testing.T) {
 	for name, cfg := range map[string]Throttle{
 		"throttle.K":           {K: 0.9},
 		"throttle.K is NaN":    {K: math.NaN()},
+		"throttle.K is +Inf":   {K: math.Inf(1)},
 		"throttle.Window":      {Window: time.Millisecond},
 		"throttle.MinRequests": {MinRequests: -1},
 		"throttle.MaxReject":   {MaxReject: 1.1},

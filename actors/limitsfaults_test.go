@@ -1,0 +1,148 @@
+package actors
+
+import (
+	"context"
+	"log/slog"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+	"github.com/stretchr/testify/require"
+
+	"github.com/forseti-go/forseti/actors/policy"
+)
+
+// After a short gap in the traffic the probability was not worked out any more until the window moved on.
+func TestThrottleStoppedJudgingAfterAGap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pipelineOf(t, policy.Throttle{Window: 1000 * time.Second})
+		l := layerOf[*throttle](p)
+		i := 0
+		l.draw = func() float64 { i++; return float64(i%20) / 20 } // one in twenty passes
+		for range 400 {
+			time.Sleep(10 * ms)
+			_, _ = Do(t.Context(), p, nil, fails)
+		}
+		require.InDelta(t, 0.95, l.view.Load().Reject, 0.001)
+		time.Sleep(300 * ms)
+		require.True(t, l.view.Load().asleep.Load())
+		l.draw = func() float64 { return 0.9999 } // all pass
+		for range 5000 {
+			time.Sleep(10 * ms)
+			_, _ = Do(t.Context(), p, nil, succeeds)
+		}
+		require.Zero(t, l.view.Load().Reject, "%+v", l.view.Load().traffic())
+		time.Sleep(time.Hour)
+	})
+}
+
+// The probability that a quarantined throttle died with stayed in force.
+func TestQuarantinedThrottleRefusedForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sys, err := NewSystem(Options{Restarts: RestartPolicy{Initial: ms, Budget: 0.5}, Logger: slog.New(slog.DiscardHandler)})
+		require.NoError(t, err)
+		defer func() { require.NoError(t, sys.Close(context.Background())) }()
+		p := &Pipeline{sys: sys, name: "p"}
+		require.NoError(t, p.build(Spec{Layers: []policy.Config{policy.Throttle{}}, Intake: 1}))
+		l, crash := layerOf[*throttle](p), new(atomic.Int64)
+		l.revive = func(cfg policy.Throttle, last *policy.ThrottleSnapshot) throttleCore {
+			return throttleCrasher{policy.NewThrottle(cfg, last), crash}
+		}
+		require.NoError(t, sys.within(l.start))
+		l.draw = func() float64 { return 0.99 }
+		for range 40 {
+			_, _ = Do(t.Context(), p, nil, fails)
+		}
+		crash.Store(1)
+		_, _ = Do(t.Context(), p, nil, fails)
+		time.Sleep(time.Second)
+		require.Equal(t, hostGone, l.host.status.Load())
+		require.Positive(t, l.view.Load().Reject)
+		l.draw = func() float64 { return 0 }
+		_, err = Do(t.Context(), p, nil, succeeds)
+		require.NoError(t, err)
+	})
+}
+
+// The end of a call that hung made place among the young ones.
+func TestThrottleTellsLateEndsFromPromptOnes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pipelineOf(t, policy.Throttle{Window: 100 * time.Second})
+		l := layerOf[*throttle](p)
+		for _, takes := range []time.Duration{9 * time.Second, 10 * time.Second} {
+			_, err := Do(t.Context(), p, nil, func(context.Context) (int, error) { time.Sleep(takes); return 1, nil })
+			require.NoError(t, err)
+		}
+		require.Equal(t, policy.Traffic{Admitted: 2, Accepted: 2, Late: 1}, l.view.Load().traffic())
+		time.Sleep(time.Hour)
+	})
+}
+
+// Timeouts that a fallback inside answered were no overload.
+func TestFallbackHidOverloadFromTheAdaptiveLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		defer untilIdle()
+		p := pipelineOf(t, policy.Adaptive{Initial: 20}, policy.FallbackValue(9), policy.AttemptTimeout{Limit: 100 * ms})
+		for range 30 {
+			_, err := Do(t.Context(), p, nil, func(ctx context.Context) (int, error) { <-ctx.Done(); return 0, ctx.Err() })
+			require.NoError(t, err)
+		}
+		_, drops := samplesOf(p)
+		require.EqualValues(t, 30, drops)
+	})
+}
+
+type countingThrottle struct {
+	*policy.ThrottleCore
+	facts *atomic.Int64
+}
+
+func (c countingThrottle) Apply(f policy.ThrottleFact) bool {
+	c.facts.Add(1)
+	return c.ThrottleCore.Apply(f)
+}
+
+type countingAdaptive struct {
+	*policy.AdaptiveCore
+	facts *atomic.Int64
+}
+
+func (c countingAdaptive) Apply(f policy.AdaptiveFact) bool {
+	c.facts.Add(1)
+	return c.AdaptiveCore.Apply(f)
+}
+
+// A host that took every ticking core for an idle one had each success told to it.
+func TestEverySuccessWasToldToTheActor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		defer untilIdle()
+		var facts atomic.Int64
+		run := func(cfg policy.Config, start func(*Pipeline) func(actor.SpawnerContext) error) {
+			p := &Pipeline{sys: newSystem(t), name: "p"}
+			require.NoError(t, p.build(Spec{Layers: []policy.Config{cfg}, Intake: 1}))
+			require.NoError(t, p.sys.within(start(p)))
+			facts.Store(0)
+			for range 10_000 {
+				_, err := Do0(t.Context(), p, nil, noop)
+				require.NoError(t, err)
+			}
+			require.Less(t, facts.Load(), int64(10))
+		}
+		run(policy.Throttle{}, func(p *Pipeline) func(actor.SpawnerContext) error {
+			l := layerOf[*throttle](p)
+			l.revive = func(cfg policy.Throttle, last *policy.ThrottleSnapshot) throttleCore {
+				return countingThrottle{policy.NewThrottle(cfg, last), &facts}
+			}
+			return l.start
+		})
+		run(policy.Adaptive{}, func(p *Pipeline) func(actor.SpawnerContext) error {
+			l := layerOf[*adaptive](p)
+			l.revive = func(cfg policy.Adaptive, last *policy.AdaptiveSnapshot) adaptiveCore {
+				return countingAdaptive{policy.NewAdaptive(cfg, last), &facts}
+			}
+			return l.start
+		})
+	})
+}

@@ -1,0 +1,61 @@
+package runtime_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/forseti-go/forseti/actors/policy"
+	"github.com/forseti-go/forseti/messages"
+	"github.com/forseti-go/forseti/runtime"
+)
+
+// The consumer of a type that has no tasks waits for the next one with a reserved slot, which looked like a call on its
+// way to the limits.
+func TestIdleTaskTypeStarvedTheOthers(t *testing.T) {
+	for name, l := range map[string]policy.Config{
+		"bulkhead": policy.Bulkhead{Permits: 1}, "shed": policy.Shed{Limit: 1}, "adaptive": policy.Adaptive{Initial: 1, Max: 1},
+		"rate_limit": policy.RateLimit{Limit: 100, Smooth: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			rt, c := node(t)
+			p := pipeline(t, rt, runtime.Spec{Layers: []policy.Config{l}})
+			fn := func(context.Context, runtime.Task[order]) (receipt, error) { return receipt{1}, nil }
+			require.NoError(t, runtime.Handle(rt, "idle", p, fn))
+			require.Eventually(t, func() bool { n, _ := p.InFlight(); return n == 1 }, 5*time.Second, time.Millisecond)
+			require.NoError(t, runtime.Handle(rt, "busy", p, fn))
+			for range 5 {
+				task := send(t, c, messages.Task{Type: "busy", Body: []byte(`{"order":17}`)})
+				require.Equal(t, messages.Success, result(t, c, task.ID, 0).Outcome)
+			}
+		})
+	}
+}
+
+type slowResult struct{ settle <-chan struct{} }
+
+func (r slowResult) MarshalJSON() ([]byte, error) { <-r.settle; return []byte("1"), nil }
+
+// A task whose function has returned needs nothing of the limits any more, however long its end takes to be stored.
+func TestTasksBeingSettledKeptTokensBack(t *testing.T) {
+	rt, c := node(t)
+	p := pipeline(t, rt, runtime.Spec{Layers: []policy.Config{policy.RateLimit{Limit: 100, Smooth: true}}})
+	settle, ran := make(chan struct{}), make(chan struct{}, 5)
+	require.NoError(t, runtime.Handle(rt, "charge", p, func(context.Context, runtime.Task[order]) (slowResult, error) {
+		ran <- struct{}{}
+		return slowResult{settle}, nil
+	}))
+	for range 5 {
+		task := send(t, c, messages.Task{Type: "charge", Body: []byte("{}")})
+		select {
+		case <-ran:
+		case <-time.After(5 * time.Second):
+			close(settle)
+			t.Fatal("a token was kept for a task that is being settled")
+		}
+		defer result(t, c, task.ID, 0)
+	}
+	close(settle)
+}
