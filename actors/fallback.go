@@ -15,7 +15,7 @@ func (f *fallback) wrap(next step) step {
 	return func(c *call) error {
 		c.ran |= f.bit
 		err := next(c)
-		if err == nil || c.verdict == canceled || c.barred && c.verdict == rejected {
+		if err == nil || c.verdict == canceled || c.barred && c.verdict == rejected || c.waits(err) {
 			return err
 		}
 		cfg := f.settings.Load()
