@@ -10,7 +10,8 @@ import (
 
 // Order gives a breaker an operator's order: force it open or closed, disable it, reset it, or lift the order in force.
 // The layer is "breaker", or "breaker-2" for the second. It returns when the order is in force: a call that begins after
-// that obeys it. Orders outlast trips, new settings and restarts of the breaker's actor, but not the process.
+// that obeys it. Orders outlast trips, new settings and restarts of the breaker's actor, but not the process. A breaker
+// that only observes does not act on them: what it would have refused runs, and is told.
 func (p *Pipeline) Order(layer string, o policy.BreakerOrder) error {
 	if err := o.Validate(); err != nil {
 		return fmt.Errorf("pipeline %q: %w", p.name, err)

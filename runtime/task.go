@@ -210,7 +210,7 @@ func (r *taskRun) wait(res actors.Result[any]) {
 	now := time.Now()
 	late := !r.expires.IsZero() && !now.Before(r.expires)
 	if r.expires.IsZero() && now.Sub(r.d.Task.StoredAt) > r.cfg.MaxAge {
-		late = !errors.Is(res.Err, messages.ErrInProgress) // another delivery of it runs: its end is the task's
+		late = !errors.Is(res.Err, messages.ErrInProgress) // its work is being done: that ends it
 	}
 	if late && !errors.Is(res.Err, messages.ErrStopped) {
 		r.failed.Add(1)
