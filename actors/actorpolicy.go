@@ -50,7 +50,7 @@ func (o *opinion) refusal() *messages.GuardResult {
 
 // ActorGuard makes a guard of an actor of one's own, the way ours are made: it hears what it wants to hear, and publishes a
 // verdict whenever that changes; calls read the last one, which costs an atomic load, and never wait for the actor. Until
-// the first was published, calls pass.
+// the first was published, calls pass; one that is published inside make is in force before the first call.
 //
 // make is called once for each pipeline that has the guard, and again after a panic: the actor is restarted after a
 // backoff, with its verdict in force. One that panics too often, or stops, is gone, and calls pass. publish may be called

@@ -14,6 +14,8 @@ import (
 //
 // It waits for 5 s at most: the actor may be waiting for its restart. An order that it gave up waiting for stays in the
 // queue, and is in force when the actor is back.
+//
+// A breaker that only observes does not act on orders: what it would have refused runs, and is told.
 func (p *Pipeline) Order(layer string, o policy.BreakerOrder) error {
 	if err := o.Validate(); err != nil {
 		return fmt.Errorf("pipeline %q: %w", p.name, err)

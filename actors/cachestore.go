@@ -126,6 +126,26 @@ func (s *cacheStore) reserve(part int, limit int64) bool {
 func (s *cacheStore) trim(limit int64) {
 	for i := 0; s.size.Load() > limit && s.evict(i%shards); i++ {
 	}
+	for i := range s.parts {
+		s.parts[i].compact()
+	}
+}
+
+// compact closes up a ring that is mostly free places: each eviction would walk over them.
+func (p *cachePart) compact() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.free) <= len(p.values) {
+		return
+	}
+	values, ring := make(map[cacheKey]*cachedValue, len(p.values)), make([]*cachedValue, 0, len(p.values))
+	for i := range p.ring { // in the order in which the hand comes to them
+		if x := p.ring[(p.hand+i)%len(p.ring)]; x != nil {
+			x.place = len(ring)
+			ring, values[x.cacheKey] = append(ring, x), x
+		}
+	}
+	p.values, p.ring, p.free, p.hand = values, ring, nil, 0
 }
 
 // evict prefers the part where room is needed, and in any part what was not used.

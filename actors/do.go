@@ -250,7 +250,8 @@ func (r *record[T]) result(err error) Result[T] {
 
 // Do runs fn under the pipeline's protection, on the caller's goroutine. It returns the function's value, or the
 // fallback's; otherwise the zero value and an error: the function's own, unwrapped, or one of package messages. meta
-// may be nil; it is copied. A context that is already done never runs fn.
+// may be nil; it is copied. A context that is already done never runs fn. The context that fn gets may end when the
+// call returns: what depends on it, the body of an HTTP response say, must be read inside fn.
 func Do[T any](ctx context.Context, p *Pipeline, meta *messages.Context, fn func(context.Context) (T, error)) (T, error) {
 	if p.detached() {
 		return Go(ctx, p, meta, fn).Await(ctx)

@@ -15,7 +15,7 @@ func (f *fallback) wrap(next step) step {
 	return func(c *call) error {
 		c.ran |= f.bit
 		err := next(c)
-		if err == nil || c.verdict == canceled || c.barred && c.verdict == rejected || c.race != nil && c.race.called() {
+		if err == nil || c.verdict == canceled || c.barred && c.verdict == rejected || c.waits(err) || c.race != nil && c.race.called() {
 			return err
 		}
 		cfg := f.settings.Load()

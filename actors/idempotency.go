@@ -19,8 +19,8 @@ const (
 	lastPoll  = 250 * time.Millisecond
 )
 
-// maxAbandoning bounds the workers that give back claims whose answer was lost.
-const maxAbandoning = 32
+// maxUnattended bounds the workers that tell a store something for calls that have gone on.
+const maxUnattended = 32
 
 // idempotency lets the work of a key be done once. The claims are data beside the actor, in memory or in a store of the
 // user's: a restart never forgets running work, nor do new settings.
@@ -31,7 +31,7 @@ type idempotency struct {
 	scope  string  // before each key in a store that others may share
 	// What went wrong with keys, so that it can be told.
 	unkept, unclaimed sampled
-	abandoning        atomic.Int32
+	unattended        atomic.Int32 // workers that a store keeps busy for nobody
 }
 
 // claimHold is what a call holds of a store.
@@ -116,7 +116,7 @@ func (l *idempotency) claim(c *call, cfg *policy.Idempotency, key string) (held 
 		case err != nil && h.remote && c.cut():
 			return nil, true, c.cutShort()
 		case err != nil && cfg.FailOpen:
-			l.tell(c, &l.unclaimed, "ran without a claim", err)
+			l.tell(c.now, &l.unclaimed, "ran without a claim", err)
 			return nil, false, nil
 		case err != nil:
 			return nil, true, l.refuse(c, h.Left, err)
@@ -147,7 +147,7 @@ func (l *idempotency) ask(c *call, h *claimHold, key, owner string, hold time.Du
 		if r := recover(); r != nil {
 			err = &messages.PanicError{Value: r, Stack: debug.Stack()}
 		}
-		if err != nil && ctx.Err() != nil {
+		if err != nil && !errors.Is(err, policy.ErrClaimsFull) { // it may have been made all the same
 			l.abandon(h.store, key, owner)
 		}
 		cancel()
@@ -193,40 +193,92 @@ func (l *idempotency) complete(c *call, h *claimHold, keep time.Duration) {
 	if h.store != policy.ClaimStore(l.shadow) {
 		v = c.inv.value()
 	}
-	if err := l.settle(c, h, func(ctx context.Context) error { return h.store.Complete(ctx, h.Claim, v, keep) }); err != nil {
-		l.tell(c, &l.unkept, "result not kept", err)
+	if h.remote {
+		l.completeRemote(c, h, v, keep)
+	} else if err := h.store.Complete(c.ctx, h.Claim, v, keep); err != nil {
+		l.tell(c.now, &l.unkept, "result not kept", err)
 	}
+}
+
+func (l *idempotency) completeRemote(c *call, h *claimHold, v any, keep time.Duration) {
+	l.settle(c, func(ctx context.Context) {
+		if err := sound(func() error { return h.store.Complete(ctx, h.Claim, v, keep) }); err != nil {
+			l.tell(l.sys.now(), &l.unkept, "result not kept", err)
+		}
+	})
 }
 
 func (l *idempotency) drop(c *call, token any) { l.release(c, token.(*claimHold)) }
 
 // release gives the claim back. If the store cannot be told, it expires.
 func (l *idempotency) release(c *call, h *claimHold) {
-	_ = l.settle(c, h, func(ctx context.Context) error { return h.store.Release(ctx, h.Claim) })
+	if h.remote {
+		l.releaseRemote(c, h)
+	} else {
+		_ = h.store.Release(c.ctx, h.Claim)
+	}
 }
 
-// settle tells the store what became of a claim: also when the call's own time is up, and not for ever. A store that
-// panics has failed.
-func (l *idempotency) settle(c *call, h *claimHold, say func(context.Context) error) (err error) {
-	if !h.remote {
-		return say(c.ctx)
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), storeWait)
+func (l *idempotency) releaseRemote(c *call, h *claimHold) {
+	claim, store := h.Claim, h.store
+	l.settle(c, func(ctx context.Context) {
+		_ = sound(func() error { return store.Release(ctx, claim) })
+	})
+}
+
+// sound calls a store. One that panics has failed.
+func sound(ask func() error) (err error) {
 	defer func() {
-		cancel()
 		if r := recover(); r != nil {
 			err = &messages.PanicError{Value: r, Stack: debug.Stack()}
 		}
-		c.now = l.sys.now()
 	}()
-	return say(ctx)
+	return ask()
+}
+
+// settle tells a store what became of a claim: also when the call's own time is up, and not for ever. A slow store must
+// not make a timeout of what ended in time: then the call goes on before its limit is met, and a worker finishes it.
+func (l *idempotency) settle(c *call, say func(context.Context)) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), storeWait)
+	defer func() { c.now = l.sys.now() }()
+	patience := time.Duration(c.deadline - l.sys.now())
+	patience -= patience / 8 // what is outside must still come in time
+	if c.deadline == 0 || patience <= 0 || patience >= storeWait {
+		defer cancel()
+		say(ctx)
+		return
+	}
+	var left atomic.Bool // by the first of the two
+	done := make(chan struct{})
+	l.sys.Work(func() {
+		defer func() {
+			cancel()
+			close(done)
+			if !left.CompareAndSwap(false, true) {
+				l.unattended.Add(-1)
+			}
+		}()
+		say(ctx)
+	})
+	t := time.NewTimer(patience)
+	defer t.Stop()
+	select {
+	case <-done:
+	case <-t.C:
+		if l.unattended.Add(1) > maxUnattended {
+			l.unattended.Add(-1)
+			<-done
+		} else if !left.CompareAndSwap(false, true) {
+			l.unattended.Add(-1)
+		}
+	}
 }
 
 // abandon gives back, on a worker, what a claim whose answer was lost may have taken. When too much was lost lately, it
 // expires instead.
 func (l *idempotency) abandon(store policy.ClaimStore, key, owner string) {
-	if l.abandoning.Add(1) > maxAbandoning {
-		l.abandoning.Add(-1)
+	if l.unattended.Add(1) > maxUnattended {
+		l.unattended.Add(-1)
 		return
 	}
 	l.sys.Work(func() {
@@ -234,17 +286,23 @@ func (l *idempotency) abandon(store policy.ClaimStore, key, owner string) {
 		defer func() {
 			_ = recover() // the store's own fault
 			cancel()
-			l.abandoning.Add(-1)
+			l.unattended.Add(-1)
 		}()
 		_ = store.Release(ctx, messages.Claim{Key: key, Owner: owner})
 	})
 }
 
 // tell makes an event of what happened to a key, once a second at most. It does not name the key.
-func (l *idempotency) tell(c *call, s *sampled, what string, err error) {
-	if n, ok := s.add(c.now); ok {
+func (l *idempotency) tell(now int64, s *sampled, what string, err error) {
+	if n, ok := s.add(now); ok {
 		l.pipe.event(messages.Event{Kind: messages.IdempotencyLost, Source: l.name, Reason: fmt.Sprintf("%s: %.200v", what, err), Data: map[string]any{"count": n}})
 	}
+}
+
+// waits reports whether err sends a task back to wait for another delivery of it that runs: that is no end, and what
+// answered it would be kept as the task's result while the first still runs.
+func (c *call) waits(err error) bool {
+	return c.task && c.verdict == rejected && errors.Is(err, messages.ErrInProgress)
 }
 
 // cut reports whether the call's time is up, or its caller gone.

@@ -31,6 +31,7 @@ const (
 	holdsWhileSleeping = "%[1]s holds its permit while %[2]s waits for its next attempt; put %[1]s inside %[2]s"
 	ownClaim           = "the second attempt of %[1]s meets the claim of the first, and is refused or waits for itself; put %[2]s outside %[1]s"
 	hitsRefused        = "%[1]s also refuses calls whose answer lies in %[2]s, and counts hits as calls; put %[2]s outside %[1]s"
+	countsDuplicates   = "%[1]s also refuses duplicates whose answer lies in %[2]s, and counts them, and their waits, as calls; put %[2]s outside %[1]s"
 )
 
 var nestings = []nesting{
@@ -53,6 +54,11 @@ var nestings = []nesting{
 	{"breaker", "cache", "", hitsRefused},
 	{"bulkhead", "cache", "", hitsRefused},
 	{"rate_limit", "cache", "", hitsRefused},
+	{"breaker", "idempotency", "", countsDuplicates},
+	{"shed", "idempotency", "", countsDuplicates},
+	{"adaptive", "idempotency", "", countsDuplicates},
+	{"bulkhead", "idempotency", "", countsDuplicates},
+	{"hedge", "cache", "", "%[2]s keeps what a call of %[1]s returned that lost, and that is closed if it can be; put %[2]s outside %[1]s"},
 }
 
 // stack is a pipeline's layers, outermost first, and the warnings found in it.
@@ -142,6 +148,12 @@ func (s *stack) timeouts() {
 		if waits := waiting(r); waits >= limit {
 			s.warn("timeout-too-short-for-retry", fmt.Sprintf("%s (%s) ends the call before the %d attempts of %s are made: the waits between them alone take %s, as a rule; try less often, wait less, or allow more time",
 				total.name, short(limit), r.Attempts, again.name, short(waits.Round(time.Millisecond))), total, again)
+		}
+	})
+	s.pairs("timeout", "idempotency", func(total, once configured) {
+		if hold, limit := span(once.cfg, "Hold"), limitOf(total.cfg); hold > 0 && hold < limit {
+			s.warn("hold-shorter-than-timeout", fmt.Sprintf("a claim of %s lasts for %s, and a call may run for %s (%s): a duplicate can run beside it; hold it for longer",
+				once.name, short(hold), short(limit), total.name), total, once)
 		}
 	})
 	for i, l := range s.layers {

@@ -24,6 +24,9 @@ const (
 // state. When it stops it refuses what is new, waits up to 5 s for what runs, and leaves nothing behind; after a restart it
 // begins afresh, and goes on answering. Its spawn function is its own.
 //
+// Each actor stands for itself: what warnings it has go to the logger of its actor system, its events reach nobody outside,
+// and a budget that has a name is shared by its own layers only, not with other actors or pipelines.
+//
 // The error is what is wrong with the settings, all of it.
 func Props(layers ...policy.Config) (*actor.Props, error) {
 	name := "policies"

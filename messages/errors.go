@@ -199,7 +199,8 @@ func (v *verdict) Error() string {
 func (v *verdict) Unwrap() error { return v.err }
 
 // Retry is returned by a task handler that wants its task delivered again after a while. The attempt
-// counts; policies do not retry it in place. On a plain call it is an ordinary failure.
+// counts; policies do not retry it in place. On a plain call it is a failure like others, but is not retried in place
+// either.
 func Retry(after time.Duration, err error) error {
 	return &verdict{kind: retryVerdict, after: max(after, 0), err: err}
 }

@@ -29,13 +29,14 @@ type stoppable struct {
 	stored time.Time
 }
 
-// delivered tells the deliveries of one task id on a node apart.
+// delivered tells the deliveries of one task id on a node apart: the same task may come again while it still runs.
 type delivered struct {
 	id       string
 	sequence uint64
+	delivery int
 }
 
-func deliveredAs(t *messages.Task) delivered { return delivered{t.ID, t.Sequence} }
+func deliveredAs(t *messages.Task) delivered { return delivered{t.ID, t.Sequence, t.Delivery} }
 
 func (c *cancellations) init() {
 	c.orders, c.running = map[string]messages.Cancellation{}, map[delivered]stoppable{}

@@ -16,7 +16,8 @@ type Future[T any] = actors.Future[T]
 
 // Do runs fn under p's protection on the caller's goroutine and returns its value, or the fallback's. Otherwise the
 // error is fn's own, unwrapped, or a *messages.RejectedError, *messages.TimeoutError or *messages.PanicError; when
-// the caller's context ended, its cause. The context that fn gets ends at the nearest timeout: fn must honour it.
+// the caller's context ended, its cause. The context that fn gets ends at the nearest timeout: fn must honour it. It may
+// also end when the call returns: what depends on it, the body of an HTTP response say, must be read inside fn.
 func Do[T any](ctx context.Context, p Pipeline, fn func(context.Context) (T, error)) (T, error) {
 	if p.p == nil {
 		var zero T
@@ -44,7 +45,7 @@ func Try[T any](ctx context.Context, p Pipeline, fn func(context.Context) (T, er
 
 // Go runs fn under p's protection on a worker and returns at once. When p's intake is full, or p is stopped, the
 // future already holds the refusal, or the fallback's answer. A timeout counts from now and is answered when it is
-// met, even if fn ignores its context.
+// met, even if fn ignores its context. The context that fn gets ends with the call, as Do's does.
 func Go[T any](ctx context.Context, p Pipeline, fn func(context.Context) (T, error)) Future[T] {
 	if p.p == nil {
 		return actors.Ended[T](errNoPipeline)

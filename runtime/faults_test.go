@@ -174,3 +174,19 @@ func TestLongDelaysStoppedTheType(t *testing.T) {
 	}
 	require.Len(t, events.C(), 2)
 }
+
+func TestOldTaskWhoseWorkWasBeingDoneBecameADeadLetter(t *testing.T) {
+	rt, c := node(t)
+	began := make(chan struct{})
+	p := pipeline(t, rt, runtime.Spec{Layers: []policy.Config{policy.Idempotency{Hold: 500 * time.Millisecond}}})
+	handle(t, rt, p, runtime.TaskConfig{MaxAge: time.Nanosecond}, func(context.Context, runtime.Task[order]) (any, error) {
+		close(began)
+		time.Sleep(100 * time.Millisecond)
+		return 1, nil
+	})
+	send(t, c, messages.Task{ID: "first", Type: "charge", IdempotencyKey: "k", Body: []byte("{}")})
+	<-began
+	send(t, c, messages.Task{ID: "again", Type: "charge", IdempotencyKey: "k", Body: []byte("{}")})
+	r := result(t, c, "again", 0)
+	require.Equal(t, messages.Success, r.Outcome, r.Error)
+}

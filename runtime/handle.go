@@ -33,7 +33,8 @@ type TaskConfig struct {
 	// MaxDeliveries is how often a task may come before it is put aside as a dead letter: one that takes its node
 	// down with it must not do so for ever. Deliveries that a policy of this node refused do not count. Default 100.
 	MaxDeliveries int
-	// MaxAge is how long a task that has no deadline may be refused before it becomes a dead letter. Default 24 h.
+	// MaxAge is how long a task that has no deadline may be refused before it becomes a dead letter. Default 24 h. One
+	// whose work is in progress elsewhere waits for that, however old it is.
 	MaxAge time.Duration
 }
 

@@ -135,7 +135,7 @@ func (p Pipeline) Observe(layer string, on bool) error {
 }
 
 // Order gives the breaker of that name an operator's order: force it open or closed, disable it, reset it, or lift the
-// order in force. It returns when the order is in force.
+// order in force. It returns when the order is in force. A breaker that only observes does not act on it.
 func (p Pipeline) Order(layer string, o policy.BreakerOrder) error {
 	if p.p == nil {
 		return errNoPipeline

@@ -216,7 +216,10 @@ func (r *taskRun) succeed(res actors.Result[any]) {
 // wait gives a refused task back: it has not failed, it waits. Only a task that may not wait any longer ends.
 func (r *taskRun) wait(res actors.Result[any]) {
 	now := time.Now()
-	late := !r.expires.IsZero() && !now.Before(r.expires) || r.expires.IsZero() && now.Sub(r.d.Task.StoredAt) > r.cfg.MaxAge
+	late := !r.expires.IsZero() && !now.Before(r.expires)
+	if r.expires.IsZero() && now.Sub(r.d.Task.StoredAt) > r.cfg.MaxAge {
+		late = !errors.Is(res.Err, messages.ErrInProgress) // its work is being done: that ends it
+	}
 	if late && !errors.Is(res.Err, messages.ErrStopped) {
 		r.failed.Add(1)
 		r.end(res, actors.Reason(res.Err, res.Outcome))

@@ -8,6 +8,9 @@ import (
 
 // Custom is a policy of one's own, as a plain Go type: it stands in Spec.Layers like those of this package. Its Kind must
 // be a token that no policy of ours has. It runs on the caller's goroutine, for many calls at once.
+//
+// Configure puts another value in its place, for calls that come to it from then on. What the old value held beside its
+// settings, counts say, is not carried over: state that shall outlast new settings belongs behind a pointer that both share.
 type Custom interface {
 	Config
 	// Around does what it likes around next, which runs what is inside: the inner layers and the function. It may call
@@ -24,6 +27,9 @@ type Custom interface {
 	//	nil otherwise              answered, as by a fallback, with the zero value; the error stays readable
 	//
 	// A caller's own cancellation stays one, whatever is made of it.
+	//
+	// It runs also when its layer only observes: then next runs what is inside as ever, what it returns is told and
+	// not obeyed, and if it did not call next, what is inside runs all the same.
 	Around(ctx context.Context, call Call, next func(context.Context) error) error
 }
 

@@ -19,7 +19,7 @@ type Hedge struct {
 	// were seen.
 	Delay time.Duration
 	// Quantile makes the delay that quantile of how long first calls took within Window: 0.95 hedges one call in twenty. It
-	// lies in (0, 1). Default 0.95 if there is no Delay. Until the window first held MinCalls the delay is Delay; without
+	// lies in (0, 1), and is worked out about once a second, while there are calls. Default 0.95 if there is no Delay. Until the window first held MinCalls the delay is Delay; without
 	// one, none is hedged. While it holds fewer again, the quantile known last counts.
 	Quantile float64
 	// MinCalls is how many calls the window must hold for its quantile to count. Default 100.

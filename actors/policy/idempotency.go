@@ -20,6 +20,14 @@ import (
 // What it promises is that at most one holder's result is kept per key. The effect itself can still happen twice: when a
 // call outlives its Hold, when its process dies before it completed, or when the function fails after it took effect.
 //
+// A Store that is slow to keep a result or to take a claim back makes no timeout of a call that ended in time: when the
+// nearest limit outside comes close the call goes on, and a worker finishes telling the store. What remains: until it was
+// told, the key is in progress; when 32 workers are busy with that, and when a call has met its limit already, calls wait
+// for the store, for up to 5 s; and to what is outside the layer, a breaker's SlowCall say, the wait is part of the call.
+//
+// A task that is refused because its work is in progress waits, and comes again; neither a Fallback nor a stale value of a
+// Cache outside answers that refusal.
+//
 // It takes no part in two-step permits: without a function there is no result that a duplicate could be given.
 type Idempotency struct {
 	// Key names the effect that must not happen twice; "" means that this call is not protected. It runs on the caller's
@@ -58,12 +66,13 @@ type ClaimStore interface {
 	// Claim makes owner the holder of the key for as long as hold says, and returns ClaimMine with a fence higher than
 	// all the key ever had. If it is held or done, nothing changes: ClaimBusy, or ClaimDone with the result, and Left. A
 	// hold or a result whose time is up counts as if it were not there. Each call comes with an owner of its own. After an
-	// error it is open whether the claim was made.
+	// error it is open whether the claim was made: but for ErrClaimsFull it is followed by a Release with Fence 0.
 	Claim(ctx context.Context, key, owner string, hold time.Duration) (messages.Claim, error)
 	// Complete keeps value as the result of a claim that is mine, for as long as keep says. It returns an error that
 	// matches messages.ErrConflict, and changes nothing, if the key has been claimed under another fence since, or was
 	// forgotten or released. A claim whose hold is over completes if nobody else has claimed the key. To repeat it is no
-	// error. A store that keeps bytes encodes the value as JSON.
+	// error. A store that keeps bytes encodes the value as JSON, first of all: the caller may have it, and change it, while
+	// a slow store is still at work.
 	Complete(ctx context.Context, c messages.Claim, value any, keep time.Duration) error
 	// Release gives a claim that is mine back, so that the key can be claimed at once. It returns an error that matches
 	// messages.ErrConflict, and changes nothing, if the key is not held under that fence any more, or is done. With

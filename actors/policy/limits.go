@@ -11,13 +11,17 @@ const maxLimit = 365 * 24 * time.Hour
 // the function then returns a value; a function that ignores its context still holds its caller. Asynchronous
 // calls, tasks, and all calls under a Detached limit are answered at the limit; a function that goes on after that counts
 // as abandoned, and keeps its permits and its slot of the intake until it really returns.
+//
+// A value that comes too late, like any that nobody gets, is dropped and not closed, even if it is an io.Closer; only a
+// Hedge closes what its losers return. A function that makes such a value should close it when its context has ended.
 type Timeout struct {
 	Limit time.Duration // required: no default is safe
 	// Detached also answers Do and Try at the limit: their functions run on a worker, in a slot of the intake. It is
 	// for functions that ignore their context. It is allowed on the outermost timeout only, with no retry around it.
 	Detached bool
 	// MaxAbandoned refuses asynchronous and detached calls while that many functions are abandoned. Default 0: as many
-	// as the intake holds.
+	// as the intake holds. The refusal is By this layer ("timeout"), has the reason "abandoned", and matches
+	// messages.ErrIntakeFull.
 	MaxAbandoned int
 }
 

@@ -26,7 +26,8 @@ type Retry struct {
 	// OnResult reports whether a value that was returned without an error is no good, so that the function is called
 	// again: an answer "not ready", say. Nil means that every value is good. It must be quick and must not panic. When
 	// no attempt is left the last value is returned all the same, as a success: only the function knows how to make an
-	// error of it. What is inside the retry, a breaker say, counts such a call as a success.
+	// error of it. What is inside the retry, a breaker say, counts such a call as a success. A value that is given up for
+	// another attempt is not closed: OnResult must do that if it is needed.
 	OnResult func(value any) bool
 	// Rejections also retries what an inner policy refused, after at least its RetryAfter. Default off: a refusal
 	// is not worth a retry, because it comes from beside the caller and will be the same at once.

@@ -30,6 +30,7 @@ func Run(t *testing.T, in func(t *testing.T, test func(policy.ClaimStore, func(t
 		"at most one of many claims a key":   suite.race,
 		"an ended context does not hang":     suite.endedContext,
 		"a result is not changed or dropped": suite.resultStays,
+		"who asks does not prolong a hold":   suite.askingChangesNothing,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Helper()
@@ -41,7 +42,7 @@ func Run(t *testing.T, in func(t *testing.T, test func(policy.ClaimStore, func(t
 }
 
 type suite struct {
-	t     *testing.T
+	t     testing.TB
 	store policy.ClaimStore
 	pass  func(time.Duration)
 }
@@ -118,6 +119,19 @@ func (s suite) releasedIsFree() {
 	}
 	s.conflict(s.release(a))
 	s.claim("k", "c", messages.ClaimBusy)
+	s.ok(s.release(b))
+	s.conflict(s.complete(b, "v", time.Hour)) // released: nothing is kept of it
+	s.claim("k", "c", messages.ClaimMine)
+}
+
+func (s suite) askingChangesNothing() {
+	s.claim("k", "dead", messages.ClaimMine)
+	s.pass(hold / 2)
+	if c := s.claim("k", "b", messages.ClaimBusy); c.Left > hold/2 {
+		s.t.Fatalf("held for %v more, want at most %v", c.Left, hold/2)
+	}
+	s.pass(hold/2 + time.Second)
+	s.claim("k", "b", messages.ClaimMine)
 }
 
 func (s suite) holdEnds() {
