@@ -131,7 +131,8 @@ type race struct {
 	outer  *race // that the call itself is a copy in
 	wait   *time.Timer
 	ended  chan *entrant
-	left   int // entrants whose end was not looked at yet
+	left   int  // entrants whose end was not looked at yet
+	slot   bool // the call holds a slot of the intake; not written while copies run
 
 	mu       sync.Mutex
 	entrants [maxCopies]entrant
@@ -142,10 +143,13 @@ type race struct {
 	off      bool // it is called off: nothing may begin any more
 }
 
+// slotted reports whether the call, or the one whose first copy it is, holds a slot of the intake.
+func (c *call) slotted() bool { return c.async.on || c.race != nil && c.entry == 0 && c.race.slot }
+
 // entrant is one copy of a call.
 type entrant struct {
 	c     *call
-	stop  *deadlineContext // nil for a function without a context
+	stop  *deadlineContext // a function without a context is not given it, but waits in the layers see it
 	err   error
 	ended bool // under the race's lock, as err
 }
@@ -160,6 +164,7 @@ func newRace(h *hedge) *race {
 func (h *hedge) run(c *call, v *policy.HedgeSnapshot, next step) error {
 	r := h.races.Get().(*race)
 	r.parent, r.outer, r.next, r.over, r.won, r.off = c, c.race, next, false, false, false
+	r.slot = c.slotted()
 	c.hold(h, r) // a predicate that panics must not leave copies behind
 	begin := c.now
 	r.send()
@@ -223,9 +228,7 @@ func (r *race) callOff() {
 	r.off = true
 	r.mu.Unlock()
 	for i := range r.entrants[:r.sent] {
-		if stop := r.entrants[i].stop; stop != nil {
-			stop.finish(endCanceled)
-		}
+		r.entrants[i].stop.finish(endCanceled)
 	}
 	for ; r.left > 0; r.left-- {
 		<-r.ended
@@ -258,12 +261,8 @@ func (r *race) send() {
 	s.deposited = c.deposited
 	s.own = c.own // so that it knows when the caller leaves
 	s.start, s.now, s.deadline, s.observed = c.start, c.p.sys.now(), c.deadline, c.observed
-	s.ctx = c.ctx
-	e := entrant{c: s}
-	if !c.bare {
-		e.stop = &deadlineContext{parent: c.ctx}
-		s.ctx = e.stop
-	}
+	e := entrant{c: s, stop: &deadlineContext{parent: c.ctx}}
+	s.ctx = e.stop
 	r.mu.Lock()
 	r.entrants[r.sent] = e
 	r.sent++
@@ -383,9 +382,7 @@ func (r *race) settle(best *entrant, won bool, begin int64) (took time.Duration)
 		s.discard(kept)
 	}
 	for i := range r.entrants[:r.sent] {
-		if stop := r.entrants[i].stop; stop != nil {
-			stop.finish(endCanceled)
-		}
+		r.entrants[i].stop.finish(endCanceled)
 	}
 	if running == 0 {
 		r.reuse()

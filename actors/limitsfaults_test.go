@@ -146,3 +146,105 @@ func TestEverySuccessWasToldToTheActor(t *testing.T) {
 		})
 	})
 }
+
+// A waiter that was waiting when the limit was told to only observe was passed by all who came later.
+func TestObservingLeftAdaptiveWaitersBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		defer untilIdle()
+		p := pipelineOf(t, policy.Adaptive{Initial: 1, Max: 1, Queue: 5})
+		release := make(chan struct{})
+		hang := func(context.Context) (int, error) { <-release; return 1, nil }
+		var began atomic.Int64
+		first := Go(t.Context(), p, nil, hang)
+		synctest.Wait()
+		var held []Future[int]
+		for range 3 {
+			held = append(held, Go(t.Context(), p, nil, func(ctx context.Context) (int, error) { began.Add(1); return hang(ctx) }))
+		}
+		synctest.Wait()
+		require.Zero(t, began.Load())
+		require.NoError(t, p.Observe("", true))
+		synctest.Wait()
+		require.EqualValues(t, 3, began.Load())
+		close(release)
+		for _, f := range append(held, first) {
+			_, err := f.Await(t.Context())
+			require.NoError(t, err)
+		}
+		require.EqualValues(t, 1, layerOf[*adaptive](p).count(), "all permits are back")
+	})
+}
+
+// A permit came back just before the limit shrank, and was taken by a newcomer, or by one who waits, while more ran than
+// the limit allows.
+func TestShrinkingRacedWithARelease(t *testing.T) {
+	between := func() *permits { // two were taken, one came back, and nobody looked at the debt
+		p := &permits{}
+		p.free[3].Store(1)
+		p.debt.Store(1)
+		return p
+	}
+	p := between()
+	require.False(t, p.try(0))
+	require.Zero(t, p.count())
+	require.Zero(t, p.debt.Load())
+	p = between()
+	p.queue = []*waiter{{make(chan struct{})}}
+	p.waiting.Store(1)
+	p.serve(0)
+	require.Len(t, p.queue, 1)
+	p.release(0)
+	require.Empty(t, p.queue)
+	p = between()
+	require.ErrorIs(t, p.wait(t.Context(), 0, 1, time.Nanosecond), errWaited)
+}
+
+// Copies of hedged calls that have their token were taken for calls that still need one.
+func TestRoomKeptTokensForHedgedCallsThatHaveTheirs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pipelineOf(t, policy.Hedge{Delay: time.Hour, Idempotent: true}, policy.Hedge{Delay: 5 * time.Second, Idempotent: true}, policy.RateLimit{Limit: 20})
+		release := make(chan struct{})
+		var held []Future[int]
+		for range 10 {
+			held = append(held, Go(t.Context(), p, nil, func(context.Context) (int, error) { <-release; return 1, nil }))
+		}
+		time.Sleep(10 * time.Second)
+		n, _, _ := p.Room("")
+		require.Equal(t, 20, n)
+		require.EqualValues(t, 10, layerOf[*rateLimit](p).inside.Load(), "one for each slot, however many copies")
+		close(release)
+		for _, f := range held {
+			_, _ = f.Await(t.Context())
+		}
+		synctest.Wait()
+		require.Zero(t, layerOf[*rateLimit](p).inside.Load())
+	})
+}
+
+// A copy of a call without a context, whose race is over, waited on for a token, and spent it.
+func TestLostBareCopySpentAToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pipelineOf(t, policy.Hedge{Delay: 10 * ms, Idempotent: true}, policy.RateLimit{Limit: 1, Burst: 1, Queue: 5})
+		_, err := Do0(t.Context(), p, nil, func() (int, error) { time.Sleep(50 * ms); return 1, nil })
+		require.NoError(t, err)
+		synctest.Wait()
+		l := layerOf[*rateLimit](p)
+		require.Zero(t, l.queued.Load(), "nobody waits")
+		time.Sleep(time.Second)
+		v := l.view.Load()
+		require.Equal(t, 1, v.bucket.Tokens(v.mark.Load(), policy.Instant(p.sys.now())))
+	})
+}
+
+// A copy of a call without a context waited on for a permit, for an hour, when another had won.
+func TestLostBareCopyKeptItsPlaceInTheQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pipelineOf(t, policy.Timeout{Limit: time.Hour}, policy.Hedge{Delay: 10 * ms, Idempotent: true}, policy.Bulkhead{Permits: 1, Queue: 5})
+		_, err := Do0(t.Context(), p, nil, func() (int, error) { time.Sleep(50 * ms); return 1, nil })
+		require.NoError(t, err)
+		synctest.Wait()
+		l := layerOf[*bulkhead](p)
+		require.Zero(t, l.queued.Load())
+		require.EqualValues(t, 1, l.count())
+	})
+}

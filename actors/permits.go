@@ -84,10 +84,19 @@ func (p *permits) scan(lane uint32) bool {
 	return false
 }
 
-// try takes a permit if one is free and nobody waits.
-func (p *permits) try(lane uint32) bool {
-	return p.waiting.Load() == 0 && (p.take(lane) || p.scan(lane))
+// grab takes a permit that is free. One that came back while others were taken away pays for those first.
+func (p *permits) grab(lane uint32) bool {
+	for p.scan(lane) {
+		if p.debt.Load() <= 0 {
+			return true
+		}
+		p.settle(lane)
+	}
+	return false
 }
+
+// try takes a permit if one is free and nobody waits.
+func (p *permits) try(lane uint32) bool { return p.waiting.Load() == 0 && p.grab(lane) }
 
 // exceed takes a permit that is not there: the next one that comes back makes up for it.
 func (p *permits) exceed() { p.debt.Add(1) }
@@ -101,7 +110,7 @@ func (p *permits) wait(ctx context.Context, lane uint32, queue int, limit time.D
 		return errQueueFull
 	}
 	p.waiting.Add(1)
-	if len(p.queue) == 0 && p.scan(lane) { // one came back before we were announced
+	if len(p.queue) == 0 && p.grab(lane) { // one came back before we were announced
 		p.waiting.Add(-1)
 		p.mu.Unlock()
 		return nil
@@ -153,10 +162,24 @@ func (p *permits) release(lane uint32) {
 func (p *permits) serve(lane uint32) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for len(p.queue) > 0 && p.scan(lane) {
-		close(p.queue[0].ready)
-		p.queue = slices.Delete(p.queue, 0, 1)
-		p.waiting.Add(-1)
+	for len(p.queue) > 0 && p.grab(lane) {
+		p.admitFirst()
+	}
+}
+
+func (p *permits) admitFirst() {
+	close(p.queue[0].ready)
+	p.queue = slices.Delete(p.queue, 0, 1)
+	p.waiting.Add(-1)
+}
+
+// admitAll lets everybody in who waits, with permits that are not there.
+func (p *permits) admitAll() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for len(p.queue) > 0 {
+		p.exceed()
+		p.admitFirst()
 	}
 }
 

@@ -435,6 +435,11 @@ func (p *Pipeline) Observe(name string, on bool) error {
 	}
 	if on {
 		p.observing.Or(bits)
+		for _, l := range p.stack {
+			if a, ok := l.(*adaptive); ok && a.bit&bits != 0 {
+				a.admitAll() // newcomers would pass them for ever
+			}
+		}
 	} else {
 		p.observing.And(^bits)
 	}

@@ -118,7 +118,7 @@ func (l *rateLimit) admit(c *call) error {
 
 // admitted remembers calls that hold a slot of the intake: room must know which of those have their token.
 func (l *rateLimit) admitted(c *call) {
-	if c.async.on {
+	if c.slotted() {
 		l.inside.Add(1)
 		c.hold(l, nil)
 	}

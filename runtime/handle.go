@@ -181,6 +181,9 @@ const (
 // would be refused anyway is better off in the stream.
 func (h *handler) Room() (int, time.Duration, string) {
 	n, wait, why := h.p.Room(h.cfg.Type)
+	if n == 0 && wait > 0 && wait <= roomPoll {
+		why = "" // over before anybody could hear of it: a limit that paces its calls does that all the time
+	}
 	if n == 0 && (wait <= 0 || wait > roomPoll) {
 		wait = roomPoll
 	}

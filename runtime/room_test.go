@@ -2,6 +2,7 @@ package runtime_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -58,4 +59,23 @@ func TestTasksBeingSettledKeptTokensBack(t *testing.T) {
 		defer result(t, c, task.ID, 0)
 	}
 	close(settle)
+}
+
+// A limit that paces its tasks told of a pause after each of them.
+func TestPacingWasToldAsPauses(t *testing.T) {
+	for limit, told := range map[int]bool{100: false, 4: true} { // a token each 10 ms, and each 250 ms
+		t.Run(fmt.Sprint(limit), func(t *testing.T) {
+			rt, c := node(t)
+			p := pipeline(t, rt, runtime.Spec{Layers: []policy.Config{policy.RateLimit{Limit: limit, Smooth: true}}})
+			require.NoError(t, runtime.Handle(rt, "charge", p, func(context.Context, runtime.Task[order]) (int, error) { return 1, nil }))
+			var sent []string
+			for range 5 {
+				sent = append(sent, send(t, c, messages.Task{Type: "charge", Body: []byte("{}")}).ID)
+			}
+			for _, id := range sent {
+				require.Equal(t, messages.Success, result(t, c, id, 0).Outcome)
+			}
+			require.Equal(t, told, rt.TaskStats("charge").Paused > 0)
+		})
+	}
 }
