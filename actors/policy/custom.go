@@ -8,6 +8,9 @@ import (
 
 // Custom is a policy of one's own, as a plain Go type: it stands in Spec.Layers like those of this package. Its Kind must
 // be a token that no policy of ours has. It runs on the caller's goroutine, for many calls at once.
+//
+// An explanation shows its exported fields as they were when the pipeline was built, or the settings were replaced, or if
+// it has a method Describe() string, what that says at the time.
 type Custom interface {
 	Config
 	// Around does what it likes around next, which runs what is inside: the inner layers and the function. It may call
