@@ -138,9 +138,10 @@ func (e *errand) ask(cfg *Detour) (answer any) {
 	registry := e.l.sys.actors.ProcessRegistry
 	self, _ := registry.Add(e, "errand-"+registry.NextId())
 	defer registry.Remove(self)
+	limit := e.patience(cfg, e.c.now) // before the record may be another goroutine's
 	work := &messages.Execute{Func: e.work, Ctx: e.outer, Context: e.c.meta}
 	e.l.sys.root.RequestWithCustomSender(cfg.PID, work, self)
-	patience := time.NewTimer(e.patience(cfg, e.c.now))
+	patience := time.NewTimer(limit)
 	defer patience.Stop()
 	select {
 	case answer = <-e.reply:
