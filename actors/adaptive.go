@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -99,6 +100,10 @@ func (a *adaptive) configure(cfg policy.Config) error {
 	f.Settings = &c
 	return settle(a.host, f)
 }
+
+func (a *adaptive) inForce() policy.Config { return a.view.Load().Settings }
+
+func (a *adaptive) state(int64) string { return "limit " + strconv.Itoa(a.view.Load().Limit) }
 
 // publish runs in the actor. It tells of the limit once a second at most: where it came to, not each step on the way.
 func (a *adaptive) publish(s policy.AdaptiveSnapshot) {

@@ -1,8 +1,10 @@
 package actors
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync/atomic"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -118,6 +120,42 @@ func (b *breaker) configure(cfg policy.Config) error {
 }
 
 func (b *breaker) inForce() policy.Config { return b.view.Load().Settings }
+
+// state says what is not as usual.
+func (b *breaker) state(now int64) string {
+	v := b.view.Load()
+	at := policy.Instant(now)
+	switch v.OrderAt(at) {
+	case policy.ForceOpen:
+		return ordered("forced open", v, at)
+	case policy.ForceClosed:
+		return ordered("forced closed", v, at)
+	case policy.Disable:
+		return ordered("disabled", v, at)
+	}
+	switch {
+	case v.State == policy.Open && v.Until > at:
+		return "open for " + rounded(v.Until.Sub(at)) + " more"
+	case v.State == policy.Open:
+		return "open until the next call"
+	case v.State == policy.HalfOpen:
+		return "half-open"
+	case v.State == policy.Ramping:
+		return "ramping at " + percent(v.Share)
+	}
+	return ""
+}
+
+// ordered says what an operator's order does, whose it is, for how long and why.
+func ordered(what string, v *breakerView, at policy.Instant) string {
+	if v.Order.By != "" {
+		what += " by " + v.Order.By
+	}
+	if v.OrderUntil != 0 {
+		what += " for " + rounded(v.OrderUntil.Sub(at)) + " more"
+	}
+	return fmt.Sprintf("%s: %.60s", what, strings.Join(strings.Fields(v.Order.Reason), " "))
+}
 
 // publish runs in the actor.
 func (b *breaker) publish(s policy.BreakerSnapshot) {

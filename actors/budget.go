@@ -226,8 +226,8 @@ func (b *retryBudget) rouse(c *call) {
 type budgetUse struct {
 	sys     *System
 	mu      sync.Mutex // of changes
-	ended   bool
 	current atomic.Pointer[retryBudget]
+	ended   bool // it is nobody's any more
 }
 
 // set makes the budget that cfg asks for the current one. It must not be called from inside an actor.
@@ -256,8 +256,16 @@ func (u *budgetUse) set(cfg policy.RetryBudget) error {
 func (u *budgetUse) end() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.ended = true
-	if b := u.current.Load(); b != nil {
+	if b := u.current.Load(); b != nil && !u.ended {
 		b.retire()
 	}
+	u.ended = true
+}
+
+// inForce is the budget that the settings mean: of a name alone, what was declared under it.
+func (u *budgetUse) inForce(cfg policy.RetryBudget) policy.RetryBudget {
+	if b := u.current.Load(); b != nil && cfg.Name != "" && b.first.Name == cfg.Name {
+		return b.first
+	}
+	return cfg
 }

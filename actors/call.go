@@ -360,7 +360,7 @@ func (c *call) leave(err *error) {
 
 // broke gives everything back after a panic with the value r, or Goexit when that is nil.
 func (c *call) broke(r any, err *error) {
-	c.dead = true
+	c.dead, c.now = true, c.p.sys.now() // what is dropped may tell for how long it was held
 	c.dropAll()
 	c.verdict = failed
 	if r == nil {
@@ -368,7 +368,6 @@ func (c *call) broke(r any, err *error) {
 	} else {
 		*err = &messages.PanicError{Value: r, Stack: debug.Stack()}
 	}
-	c.now = c.p.sys.now()
 }
 
 // dropAll gives everything held back, innermost first, without a verdict.

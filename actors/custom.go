@@ -43,14 +43,22 @@ func newCustom(b layerBase, cfg policy.Custom) (layer, error) {
 	if err := ownKind(cfg.Kind()); err != nil {
 		return nil, err
 	}
-	return &custom{settled[policy.Custom]{layerBase: b, first: cfg}}, nil
+	return &custom{settled[policy.Custom]{layerBase: b, first: described{cfg, describe(cfg)}}}, nil
 }
 
 func (l *custom) configure(cfg policy.Config) error {
-	if cfg.Kind() != l.first.Kind() {
+	own, ok := cfg.(policy.Custom)
+	if !ok || own.Kind() != l.first.Kind() {
 		return wrongKind(l.name, cfg)
 	}
-	return l.settled.configure(cfg)
+	return l.settled.configure(described{own, describe(own)})
+}
+
+// described is a policy of the user's with what its fields said when it came. They are not read again: from then on calls
+// run in it, and it may change them.
+type described struct {
+	policy.Custom
+	settings []Setting
 }
 
 func (l *custom) wrap(next step) step {
@@ -123,8 +131,9 @@ func (x *around) run(ctx context.Context) (err error) {
 			if r := recover(); r != nil {
 				err = &messages.PanicError{Value: r, Stack: debug.Stack()}
 			}
+			c.now = x.l.sys.now()
 			c.dropTo(held)
-			c.dead, c.verdict, c.now = true, failed, x.l.sys.now()
+			c.dead, c.verdict = true, failed
 		}
 		c.ctx, c.deadline = x.outer, deadline
 		if c.verdict == canceled && !c.callerGone() && !x.limitMet() {
@@ -207,12 +216,11 @@ func (x *around) fail(err error) error {
 	switch e := err.(type) { //nolint:errorlint // its own, just made: what it wraps was somebody else's
 	case *messages.RejectedError:
 		c.verdict = rejected
-		if e.By == "" {
-			mine := *e
+		mine := *e // theirs may be one value for all calls, and a retry notes in a refusal what came before it
+		if mine.By == "" {
 			mine.By = x.l.name
-			err = &mine
 		}
-		return err
+		return &mine
 	case *messages.TimeoutError:
 		c.verdict = timedOut
 		if e.Scope == "" {

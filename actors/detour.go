@@ -138,10 +138,7 @@ func (e *errand) ask(cfg *Detour) (answer any) {
 	registry := e.l.sys.actors.ProcessRegistry
 	self, _ := registry.Add(e, "errand-"+registry.NextId())
 	defer registry.Remove(self)
-	limit := cfg.Patience
-	if e.c.bare && e.deadline != 0 { // no context ends for it
-		limit = max(min(limit, time.Duration(e.deadline-e.c.now)), 1)
-	}
+	limit := e.patience(cfg, e.c.now) // before the record may be another goroutine's
 	work := &messages.Execute{Func: e.work, Ctx: e.outer, Context: e.c.meta}
 	e.l.sys.root.RequestWithCustomSender(cfg.PID, work, self)
 	patience := time.NewTimer(limit)
@@ -155,13 +152,21 @@ func (e *errand) ask(cfg *Detour) (answer any) {
 	if answer != nil || e.runs == 0 || e.outer.Err() != nil {
 		return answer
 	}
-	patience.Reset(cfg.Patience)
+	patience.Reset(e.patience(cfg, e.l.sys.now()))
 	select {
 	case answer = <-e.reply:
 	case <-e.outer.Done():
 	case <-patience.C:
 	}
 	return answer
+}
+
+// patience is how long it is waited for from now on.
+func (e *errand) patience(cfg *Detour, now int64) time.Duration {
+	if e.c.bare && e.deadline != 0 { // no context ends for it
+		return min(cfg.Patience, time.Duration(e.deadline-now))
+	}
+	return cfg.Patience
 }
 
 // work is what the actor runs. Its context ends with the actor's and with the call's.

@@ -5,6 +5,8 @@ import (
 	"sync"
 
 	"github.com/asynkron/protoactor-go/actor"
+
+	"github.com/forseti-go/forseti/messages"
 )
 
 // throughput is how many messages a mailbox handles before it yields its processor.
@@ -34,8 +36,21 @@ type workers struct {
 
 var _ actor.Dispatcher = (*workers)(nil)
 
-func (w *workers) Schedule(run func()) { w.run(run) }
-func (w *workers) Throughput() int     { return throughput }
+// Schedule runs a mailbox. When what an actor does ends its goroutine (runtime.Goexit), another goes on with what is left.
+func (w *workers) Schedule(run func()) {
+	w.run(func() {
+		returned := false
+		defer func() {
+			if !returned {
+				w.Schedule(run)
+			}
+		}()
+		run()
+		returned = true
+	})
+}
+
+func (w *workers) Throughput() int { return throughput }
 
 func (w *workers) run(job func()) {
 	w.mu.Lock()
@@ -66,6 +81,33 @@ func (w *workers) work(job func()) {
 		w.mu.Unlock()
 		job = <-next
 	}
+}
+
+// apart runs f on a goroutine of its own and waits for it: however it ends, its caller goes on. It returns what f panicked
+// with, or ErrGoexit.
+func apart(f func()) (failure any) {
+	done := make(chan struct{})
+	go func() {
+		returned := false
+		defer close(done)
+		defer func() {
+			if !returned {
+				failure = thrown(recover())
+			}
+		}()
+		f()
+		returned = true
+	}()
+	<-done
+	return failure
+}
+
+// thrown is what ended a function that did not return: r, which it panicked with, or when that is nil runtime.Goexit.
+func thrown(r any) any {
+	if r == nil {
+		return messages.ErrGoexit
+	}
+	return r
 }
 
 // close lets idle workers go and waits for busy ones until ctx ends. Work that is submitted later still runs.

@@ -27,6 +27,9 @@ type Explained struct {
 	Kind     string    `json:"kind"`
 	Settings []Setting `json:"settings,omitempty"` // in force: defaults filled in, those that are off left out
 	Observed bool      `json:"observed,omitempty"` // it only looks on
+	// State is what it is doing, of a pipeline that runs, and if there is anything to say: "open for 12s more". A closed
+	// breaker says nothing.
+	State string `json:"state,omitempty"`
 }
 
 // Explain says what a pipeline of this spec would be, without building it, and what is wrong with it: an invalid one is
@@ -50,15 +53,21 @@ func (spec Spec) try(name string) (*Pipeline, error) { return assemble(&System{}
 func (p *Pipeline) Explain() Explanation {
 	e := Explanation{Pipeline: p.name, Intake: int(p.intake.size), Closed: p.closed.Load()}
 	e.beside(p)
-	observing := p.observing.Load()
+	observing, now := p.observing.Load(), p.sys.now()
 	var stack []configured
 	for _, l := range p.stack {
 		stack = append(stack, configured{l.base().name, l.inForce()})
 		e.add(stack[len(stack)-1], observing&l.base().bit != 0)
+		if s, ok := l.(stated); ok && !e.Closed {
+			e.Layers[len(e.Layers)-1].State = s.state(now)
+		}
 	}
 	e.Warnings = lint(stack, e.Intake)
 	return e
 }
+
+// stated is a layer that can say in a few words what it is doing; "" is nothing that is worth saying.
+type stated interface{ state(now int64) string }
 
 // beside notes what stands beside the layers.
 func (e *Explanation) beside(p *Pipeline) {
@@ -97,12 +106,23 @@ type configured struct {
 func named(layers []policy.Config) (stack []configured) {
 	seen := map[string]int{}
 	for _, cfg := range layers {
-		if cfg != nil {
-			cfg = cfg.WithDefaults()
-			stack = append(stack, configured{layerName(seen, cfg.Kind()), cfg})
+		if cfg == nil {
+			continue
+		}
+		if full, _ := complete(cfg); full != nil {
+			cfg = full
+		}
+		if kind, ok := kindOf(cfg); ok {
+			stack = append(stack, configured{layerName(seen, kind), cfg})
 		}
 	}
 	return stack
+}
+
+// kindOf is what settings call themselves, unless they panic.
+func kindOf(cfg policy.Config) (kind string, ok bool) {
+	defer func() { _ = recover() }()
+	return cfg.Kind(), true
 }
 
 // layerName numbers the second layer of a kind and those after it.
@@ -169,6 +189,9 @@ func (e Explanation) draw(b *strings.Builder) {
 		settings := joined(l.Settings)
 		if l.Observed {
 			settings = strings.TrimSuffix("only observes; "+settings, "; ")
+		}
+		if l.State != "" {
+			settings = strings.TrimPrefix(settings+", now "+l.State, ", ")
 		}
 		rows = append(rows, row{indent + "└ " + l.Name, settings})
 		indent += "  "

@@ -24,6 +24,7 @@ type guest struct {
 	dropped atomic.Uint64
 	gone    atomic.Bool
 	ending  atomic.Bool // it is waited for
+	over    atomic.Bool // it has stopped: what still waits is lost
 }
 
 var errNoActor = errors.New("no actor was made")
@@ -35,11 +36,14 @@ func (g *guest) start(parent actor.SpawnerContext) (err error) {
 		return fmt.Errorf("%s: %w", g.name, err)
 	}
 	g.gone.Store(false)
+	g.over.Store(false)
 	g.pending.Store(0)
 	props := actor.PropsFromProducer(func() actor.Actor {
 		a := first
 		if first = nil; a == nil {
-			a = g.make()
+			if failure := apart(func() { a = g.make() }); failure != nil {
+				panic(failure)
+			}
 		}
 		return housed{a, g}
 	}, actor.WithDispatcher(g.sys.workers), actor.WithMailbox(func() actor.Mailbox { return &guestbook{actor.Unbounded()(), g} }))
@@ -48,12 +52,10 @@ func (g *guest) start(parent actor.SpawnerContext) (err error) {
 }
 
 func (g *guest) first() (a actor.Actor, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("its actor could not be made: panic: %v", r)
-		}
-	}()
-	if a = g.make(); a == nil {
+	if failure := apart(func() { a = g.make() }); failure != nil {
+		return nil, fmt.Errorf("its actor could not be made: panic: %v", failure)
+	}
+	if a == nil {
 		err = errNoActor
 	}
 	return a, err
@@ -72,8 +74,14 @@ func (g *guest) tell(n note) {
 		g.dropped.Add(1)
 	default:
 		g.sys.root.Send(g.pid, n)
+		if g.over.Load() {
+			g.lose()
+		}
 	}
 }
+
+// lose counts what waits for an actor that has stopped.
+func (g *guest) lose() { g.dropped.Add(uint64(g.pending.Swap(0))) }
 
 // housed is the user's actor as Proto.Actor sees it.
 type housed struct {
@@ -82,28 +90,50 @@ type housed struct {
 }
 
 // Receive lets a panic reach the supervisor, except at the end: an actor that panics while it stops would never have
-// stopped, and one that is waited for has nobody left who would restart it.
+// stopped, and one that is waited for has nobody left who would restart it. Goexit is treated as a panic; at the end it
+// must not even unwind what is around.
 func (h housed) Receive(c actor.Context) {
-	last := false
 	switch c.Message().(type) {
 	case *actor.Stopping:
 		h.g.gone.Store(true)
 		if h.g.left != nil {
 			h.g.left()
 		}
-		last = true
-	case *actor.Stopped, *actor.Restarting:
-		last = true
+		h.last(c)
+		return
+	case *actor.Stopped:
+		h.g.over.Store(true)
+		h.g.lose()
+		h.last(c)
+		return
+	case *actor.Restarting:
+		h.last(c)
+		return
 	}
+	returned := false
 	defer func() {
-		if r := recover(); r != nil {
-			if !last && !h.g.ending.Load() {
-				panic(r)
-			}
-			h.g.sys.log.Error("actor panicked while it ended", slog.String("actor", c.Self().Id), slog.Any("panic", r))
+		if returned {
+			return
 		}
+		failure := thrown(recover())
+		if !h.g.ending.Load() {
+			panic(failure)
+		}
+		h.complain(c, failure)
 	}()
 	h.Actor.Receive(c)
+	returned = true
+}
+
+// last gives the actor one of the last messages it gets.
+func (h housed) last(c actor.Context) {
+	if failure := apart(func() { h.Actor.Receive(c) }); failure != nil {
+		h.complain(c, failure)
+	}
+}
+
+func (h housed) complain(c actor.Context, failure any) {
+	h.g.sys.log.Error("actor panicked while it ended", slog.String("actor", c.Self().Id), slog.Any("panic", failure))
 }
 
 // guestbook is the mailbox of a guest: it counts what leaves it.
@@ -125,6 +155,9 @@ type guestInvoker struct {
 // InvokeUserMessage gives the actor what is in a note.
 func (i guestInvoker) InvokeUserMessage(m any) {
 	if n, ok := m.(note); ok {
+		if i.g.over.Load() {
+			return // it is counted as lost
+		}
 		i.g.pending.Add(-1)
 		m = n.content()
 	}

@@ -67,6 +67,20 @@ func (h *hedge) configure(cfg policy.Config) error {
 	return settle(h.host, policy.HedgeFact{Now: policy.Instant(h.sys.now()), Settings: &c})
 }
 
+func (h *hedge) inForce() policy.Config {
+	cfg := h.view.Load().Settings
+	cfg.Budget = h.budget.inForce(cfg.Budget)
+	return cfg
+}
+
+// state is the delay that was learnt.
+func (h *hedge) state(int64) string {
+	if v := h.view.Load(); v.Settings.Quantile > 0 && v.Delay > 0 {
+		return "after " + rounded(v.Delay)
+	}
+	return ""
+}
+
 // reading is how many calls were counted so far.
 func (h *hedge) reading() *[stats.SketchBuckets]uint32 {
 	var sum [stats.SketchBuckets]uint32

@@ -244,28 +244,27 @@ func (d *drainer) kick() {
 func (d *drainer) receive(c actor.Context) {
 	switch c.Message().(type) {
 	case *actor.Started, kick:
+		returned := false
+		defer func() {
+			if !returned { // Goexit is no better than a panic: the supervisor is told, and the mailbox goes on elsewhere
+				panic(thrown(recover()))
+			}
+		}()
 		if _, started := c.Message().(*actor.Started); started && d.born != nil {
 			d.born(c)
 		}
 		d.armed.Store(false)
 		d.drain()
-	case *actor.Stopping: // what was pushed before the end is told
+		returned = true
+	case *actor.Stopping: // what was pushed before the end is told; out of the supervisor's care, or it would never end
 		if d.last != nil {
 			d.last()
 		}
-		d.gone.Store(true) // before the last look: what comes after it sees the flag
-		for !d.drained() {
+		d.gone.Store(true)          // before the last look: what comes after it sees the flag
+		for apart(d.drain) != nil { // each round takes at least one record out of the queue
 		}
 		if d.after != nil {
 			d.after()
 		}
 	}
-}
-
-// drained drains outside of the supervisor's care: a panic while an actor stops would keep it from ever ending. Each
-// round takes at least one record out of the queue.
-func (d *drainer) drained() (ok bool) {
-	defer func() { _ = recover() }()
-	d.drain()
-	return true
 }

@@ -3,6 +3,7 @@ package actors
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"sync/atomic"
 	"time"
 
@@ -89,6 +90,23 @@ func guarded(g gatekeeper, next step) step {
 		}
 		return err
 	}
+}
+
+// complete gives settings their defaults, and returns what is wrong with them. Settings of the user's may do anything in
+// that, but must stay what they are: a type that embeds one of ours and has its WithDefaults would become that.
+func complete(cfg policy.Config) (full policy.Config, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			full, err = nil, &messages.FieldError{Field: "layer", Value: fmt.Sprintf("%T", cfg), Allowed: fmt.Sprintf("settings whose methods do not panic: %v", r)}
+		}
+	}()
+	full = cfg.WithDefaults()
+	was, is := reflect.TypeOf(cfg), reflect.TypeOf(full)
+	if is == nil || is != was && (was.Kind() != reflect.Pointer || was.Elem() != is) {
+		return nil, &messages.FieldError{Field: "layer", Value: was.String(), Allowed: fmt.Sprintf("settings whose WithDefaults returns the same type, and not %T", full)}
+	}
+	_ = full.Kind()
+	return full, full.Validate()
 }
 
 // newLayer makes the layer that a policy's settings ask for. cfg is complete and valid.

@@ -138,14 +138,15 @@ func (s *stack) fallbacks() {
 // timeouts compares limits with each other and with what they are around.
 func (s *stack) timeouts() {
 	s.pairs("timeout", "attempt_timeout", func(total, each configured) {
-		if t, a := total.cfg.(policy.Timeout), each.cfg.(policy.AttemptTimeout); a.Limit >= t.Limit {
+		if t, a := limitOf(total.cfg), limitOf(each.cfg); t > 0 && a >= t {
 			s.warn("attempt-timeout-not-shorter", fmt.Sprintf("%s (%s) is never met, because %s (%s) is first: a slow attempt is not tried again; make it shorter",
-				each.name, short(a.Limit), total.name, short(t.Limit)), total, each)
+				each.name, short(a), total.name, short(t)), total, each)
 		}
 	})
 	s.pairs("timeout", "retry", func(total, again configured) {
-		limit, r := total.cfg.(policy.Timeout).Limit, again.cfg.(policy.Retry)
-		if waits := waiting(r); waits >= limit {
+		limit := limitOf(total.cfg)
+		r, ok := again.cfg.(policy.Retry)
+		if waits := waiting(r); ok && limit > 0 && waits >= limit {
 			s.warn("timeout-too-short-for-retry", fmt.Sprintf("%s (%s) ends the call before the %d attempts of %s are made: the waits between them alone take %s, as a rule; try less often, wait less, or allow more time",
 				total.name, short(limit), r.Attempts, again.name, short(waits.Round(time.Millisecond))), total, again)
 		}
@@ -187,8 +188,8 @@ func (s *stack) waits() {
 			}
 		}
 		if slow := span(l.cfg, "SlowCall"); slow > 0 && kind == "breaker" {
-			for _, o := range s.layers {
-				if limit := limitOf(o.cfg); limit > 0 && slow >= limit {
+			for at, o := range s.layers {
+				if limit := limitOf(o.cfg); limit > 0 && slow >= limit && !slices.ContainsFunc(s.layers[min(i, at):at], takesLonger) {
 					s.warn("slow-call-never-slow", fmt.Sprintf("no call is slow to %s (%s), because %s (%s) ends it first; make the slow call shorter than the limit",
 						l.name, short(slow), o.name, short(limit)), l, o)
 				}
@@ -213,6 +214,20 @@ func (s *stack) single(intake int) {
 	}
 }
 
+// takesLonger reports whether a call may be in the layer for longer than what is inside it takes: it waits, or repeats, or
+// does something of the user's.
+func takesLonger(l configured) bool {
+	switch l.cfg.(type) {
+	case policy.Custom, Detour:
+		return true
+	}
+	switch l.cfg.Kind() {
+	case "bulkhead", "adaptive", "rate_limit", "retry", "hedge", "idempotency", "cache":
+		return true
+	}
+	return false
+}
+
 // limitOf is a timeout's limit; 0: it is none.
 func limitOf(cfg policy.Config) time.Duration {
 	switch cfg := cfg.(type) {
@@ -224,31 +239,28 @@ func limitOf(cfg policy.Config) time.Duration {
 	return 0
 }
 
-// waiting is how long a retry that makes all its attempts waits between them, on average.
+// maxSummed is how many waits are added up one by one; those after them are taken to be like the last.
+const maxSummed = 1000
+
+// waiting is how long a retry that makes all its attempts waits between them, as a rule: chance is in the middle each time.
 func waiting(r policy.Retry) time.Duration {
-	b := r.Backoff
-	share := 1.0 // of the nominal wait
-	if v, ok := field(b, "Jitter"); ok && !v.IsZero() {
-		share = 0.5
-		if v.Kind() == reflect.Float64 {
-			share = 1 - v.Float()/2
-		}
-	}
-	wait, sum, step := float64(b.Base), 0.0, float64(span(b, "Step"))
-	limit := float64(b.Max)
-	for left := r.Attempts - 1; left > 0; left-- {
-		if wait >= limit || b.Factor <= 1 && step == 0 { // it grows no more
-			sum += min(wait, limit) * float64(left)
+	sum, prev := 0.0, time.Duration(0)
+	for n := 1; n < r.Attempts; n++ {
+		prev = r.Backoff.Delay(n, prev, 0.5)
+		if n == maxSummed {
+			sum += float64(prev) * float64(r.Attempts-n)
 			break
 		}
-		sum += wait
-		wait = wait*b.Factor + step
+		sum += float64(prev)
 	}
-	return time.Duration(min(sum*share, math.MaxInt64/2))
+	return time.Duration(min(sum, math.MaxInt64/2))
 }
 
-// field reads a field of settings of whatever type.
-func field(cfg any, name string) (reflect.Value, bool) {
+// field reads a field of settings of whatever type, but a user's: what it calls the same may mean something else.
+func field(cfg policy.Config, name string) (reflect.Value, bool) {
+	if _, own := cfg.(policy.Custom); own {
+		return reflect.Value{}, false
+	}
 	v := reflect.Indirect(reflect.ValueOf(cfg))
 	if v.Kind() != reflect.Struct {
 		return reflect.Value{}, false
@@ -257,7 +269,7 @@ func field(cfg any, name string) (reflect.Value, bool) {
 	return f, f.IsValid()
 }
 
-func span(cfg any, name string) time.Duration {
+func span(cfg policy.Config, name string) time.Duration {
 	if v, ok := field(cfg, name); ok {
 		if d, ok := v.Interface().(time.Duration); ok {
 			return d
@@ -266,7 +278,7 @@ func span(cfg any, name string) time.Duration {
 	return 0
 }
 
-func number(cfg any, name string) int64 {
+func number(cfg policy.Config, name string) int64 {
 	if v, ok := field(cfg, name); ok && v.CanInt() {
 		return v.Int()
 	}

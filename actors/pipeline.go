@@ -68,6 +68,7 @@ type Pipeline struct {
 	lane             atomic.Uint32
 	closed           atomic.Bool
 	tomb             bool
+	failed           bool          // under the system's lock: it could not be started, and goes away
 	observing        atomic.Uint64 // the bits of layers that only observe
 	abandoned        atomic.Int64
 	fallbacks        sampled
@@ -106,16 +107,20 @@ func (s *System) Pipeline(name string, spec Spec) (*Pipeline, error) {
 	return p, nil
 }
 
-// abandon takes back a pipeline that could not be started, an actor of the user's for one could not be made.
+// abandon takes back a pipeline that could not be started, an actor of the user's for one could not be made. When it returns
+// the name is free, unless what was started takes too long to stop.
 func (s *System) abandon(p *Pipeline) {
 	p.closed.Store(true)
 	s.mu.Lock()
-	delete(s.pipelines, p.name)
+	p.failed = true
 	s.mu.Unlock()
 	if p.pid != nil {
-		s.root.Stop(p.pid)
+		_ = s.root.StopFuture(p.pid).Wait() // for 10 s at most
 	}
 	p.giveBack()
+	s.mu.Lock()
+	delete(s.pipelines, p.name)
+	s.mu.Unlock()
 }
 
 // assemble makes a pipeline that has not been started.
@@ -165,8 +170,8 @@ func (p *Pipeline) build(spec Spec) error {
 			want(false, fmt.Sprintf("layers[%d]", i), nil, "settings of a policy")
 			continue
 		}
-		cfg = cfg.WithDefaults()
-		if err := cfg.Validate(); err != nil {
+		cfg, err := complete(cfg)
+		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -362,8 +367,8 @@ func (p *Pipeline) Configure(name string, cfg policy.Config) error {
 	if p.closed.Load() {
 		return fmt.Errorf("pipeline %q: %w", p.name, messages.ErrStopped)
 	}
-	cfg = cfg.WithDefaults()
-	if err := cfg.Validate(); err != nil {
+	cfg, err := complete(cfg)
+	if err != nil {
 		return fmt.Errorf("pipeline %q: %w", p.name, err)
 	}
 	for _, l := range p.stack {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,7 +34,7 @@ func Props(layers ...policy.Config) (*actor.Props, error) {
 	if len(layers) == 1 && layers[0] != nil && messages.ValidToken(layers[0].Kind()) {
 		name = layers[0].Kind()
 	}
-	spec := Spec{Layers: layers}
+	spec := Spec{Layers: slices.Clone(layers)}
 	if _, err := spec.try(name); err != nil {
 		return nil, fmt.Errorf("props: %w", err)
 	}

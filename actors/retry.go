@@ -38,6 +38,12 @@ func (r *retry) configure(cfg policy.Config) error {
 	return r.settled.configure(cfg)
 }
 
+func (r *retry) inForce() policy.Config {
+	cfg := *r.settings.Load()
+	cfg.Budget = r.budget.inForce(cfg.Budget)
+	return cfg
+}
+
 // trial is what a retry knows of a call it is in.
 type trial struct {
 	attempt int

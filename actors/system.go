@@ -164,8 +164,10 @@ func (s *System) bury(c actor.Context, who *actor.PID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range s.pipelines {
-		if p.pid != nil && p.pid.Id == who.Id && !s.closed { // nil: it is being built
-			p.closed.Store(true)
+		if p.pid != nil && p.pid.Id == who.Id && !s.closed && !p.failed { // nil: it is being built
+			if !p.closed.Swap(true) {
+				s.workers.run(p.giveBack) // not here: who changes a budget waits for this actor
+			}
 			p.tomb = true
 			name := who.Id[len(s.top.Id)+1:]
 			if _, err := c.SpawnNamed(p.props(), name); err != nil {

@@ -84,6 +84,15 @@ func (t *throttle) configure(cfg policy.Config) error {
 	return settle(t.host, f)
 }
 
+func (t *throttle) inForce() policy.Config { return t.view.Load().Settings }
+
+func (t *throttle) state(int64) string {
+	if v := t.view.Load(); v.Reject > 0 {
+		return "refusing " + percent(v.Reject)
+	}
+	return ""
+}
+
 // publish runs in the actor.
 func (t *throttle) publish(s policy.ThrottleSnapshot) {
 	v := &throttleView{ThrottleSnapshot: s}

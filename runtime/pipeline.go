@@ -143,6 +143,15 @@ func (p Pipeline) Order(layer string, o policy.BreakerOrder) error {
 	return p.p.Order(layer, o)
 }
 
+// Limit is how many calls the adaptive limit of that name ("adaptive") lets run at once; during a probe it is fewer. It is
+// false when there is no such layer.
+func (p Pipeline) Limit(layer string) (int, bool) {
+	if p.p == nil {
+		return 0, false
+	}
+	return p.p.Limit(layer)
+}
+
 // Explain says what the pipeline is made of now, with the settings in force. Its warnings were logged when it was built.
 func (p Pipeline) Explain() Explanation {
 	if p.p == nil {

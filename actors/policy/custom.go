@@ -11,6 +11,9 @@ import (
 //
 // Configure puts another value in its place, for calls that come to it from then on. What the old value held beside its
 // settings, counts say, is not carried over: state that shall outlast new settings belongs behind a pointer that both share.
+//
+// An explanation shows its exported fields as they were when the pipeline was built, or the settings were replaced, or if
+// it has a method Describe() string, what that says at the time.
 type Custom interface {
 	Config
 	// Around does what it likes around next, which runs what is inside: the inner layers and the function. It may call
