@@ -68,7 +68,7 @@ type Pipeline struct {
 	lane             atomic.Uint32
 	closed           atomic.Bool
 	tomb             bool
-	failed           bool          // under the system's lock: it could not be started, and goes away
+	failed           chan struct{} // under the system's lock, of one that could not be started: told when it has stopped
 	observing        atomic.Uint64 // the bits of layers that only observe
 	abandoned        atomic.Int64
 	fallbacks        sampled
@@ -107,15 +107,25 @@ func (s *System) Pipeline(name string, spec Spec) (*Pipeline, error) {
 	return p, nil
 }
 
+// abandonWait bounds how long the name of a pipeline that could not be started is kept for what it had started already.
+const abandonWait = 5 * time.Second
+
 // abandon takes back a pipeline that could not be started, an actor of the user's for one could not be made. When it returns
 // the name is free, unless what was started takes too long to stop.
 func (s *System) abandon(p *Pipeline) {
 	p.closed.Store(true)
 	s.mu.Lock()
-	p.failed = true
+	p.failed = make(chan struct{}, 1)
 	s.mu.Unlock()
 	if p.pid != nil {
-		_ = s.root.StopFuture(p.pid).Wait() // for 10 s at most
+		s.root.Stop(p.pid)
+		limit := time.NewTimer(abandonWait)
+		select {
+		case <-p.failed:
+		case <-s.gone:
+		case <-limit.C:
+		}
+		limit.Stop()
 	}
 	p.giveBack()
 	s.mu.Lock()

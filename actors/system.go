@@ -164,7 +164,17 @@ func (s *System) bury(c actor.Context, who *actor.PID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range s.pipelines {
-		if p.pid != nil && p.pid.Id == who.Id && !s.closed && !p.failed { // nil: it is being built
+		if p.pid == nil || p.pid.Id != who.Id { // nil: it is being built
+			continue
+		}
+		if p.failed != nil { // its name is free only now: the top actor has forgotten it
+			select {
+			case p.failed <- struct{}{}:
+			default:
+			}
+			return
+		}
+		if !s.closed {
 			if !p.closed.Swap(true) {
 				s.workers.run(p.giveBack) // not here: who changes a budget waits for this actor
 			}
