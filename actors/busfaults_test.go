@@ -3,6 +3,7 @@ package actors
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -91,5 +92,39 @@ func TestFilterThatBuiltAPipelineOnARestartHungTheSystem(t *testing.T) {
 		crash.Store(1)
 		b.host.Tell(b.fact(sys.now()))
 		require.NoError(t, <-built)
+	})
+}
+
+// Whoever hears in a filter that a limit moved may set another.
+func TestFilterThatConfiguredAnAdaptiveLimitWaitedForItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		defer untilIdle()
+		p := pipelineOf(t, policy.Adaptive{Queue: 64})
+		var heard atomic.Int64
+		var took atomic.Int64
+		p.sys.Events().Subscribe(8, func(e messages.Event) bool {
+			if e.Kind == messages.LimitChanged && heard.Add(1) == 1 {
+				begin := time.Now()
+				err := p.Configure("adaptive", policy.Adaptive{Queue: 128})
+				if took.Store(int64(time.Since(begin))); err != nil {
+					t.Error(err)
+				}
+			}
+			return true
+		})
+		d := &shared{base: 10 * time.Millisecond}
+		d.capacity.Store(5)
+		begin := time.Now()
+		var all sync.WaitGroup
+		for range 64 {
+			all.Go(func() {
+				for time.Since(begin) < 10*time.Second {
+					_, _ = Do(context.Background(), p, nil, d.serve)
+				}
+			})
+		}
+		all.Wait()
+		require.Positive(t, heard.Load())
+		require.Zero(t, took.Load())
 	})
 }
