@@ -103,7 +103,7 @@ func TestAdaptiveFindsTheLimitOfALiveDownstream(t *testing.T) {
 
 func TestAdaptiveNeverAdmitsMoreThanItsLimit(t *testing.T) {
 	p := pipelineOf(t, policy.Adaptive{Min: 5, Max: 5, Queue: 40})
-	var inside, over, refused, ran atomic.Int64
+	var inside, over, ran atomic.Int64
 	var all sync.WaitGroup
 	for g := range 64 {
 		all.Go(func() {
@@ -112,7 +112,7 @@ func TestAdaptiveNeverAdmitsMoreThanItsLimit(t *testing.T) {
 				if i%7 == 0 {
 					ctx, cancel = context.WithTimeout(ctx, time.Duration(g)*time.Microsecond)
 				}
-				_, err := Do0(ctx, p, nil, func() (int, error) {
+				_, _ = Do0(ctx, p, nil, func() (int, error) {
 					if inside.Add(1) > 5 {
 						over.Add(1)
 					}
@@ -121,9 +121,6 @@ func TestAdaptiveNeverAdmitsMoreThanItsLimit(t *testing.T) {
 					ran.Add(1)
 					return 1, nil
 				})
-				if errors.Is(err, messages.ErrOverloaded) {
-					refused.Add(1)
-				}
 				cancel()
 			}
 		})
@@ -131,7 +128,6 @@ func TestAdaptiveNeverAdmitsMoreThanItsLimit(t *testing.T) {
 	all.Wait()
 	require.Zero(t, over.Load())
 	require.Positive(t, ran.Load())
-	require.Positive(t, refused.Load())
 	requireIdle(t, p)
 }
 
