@@ -242,7 +242,7 @@ func TestLostBareCopyKeptItsPlaceInTheQueue(t *testing.T) {
 		p := pipelineOf(t, policy.Timeout{Limit: time.Hour}, policy.Hedge{Delay: 10 * ms, Idempotent: true}, policy.Bulkhead{Permits: 1, Queue: 5})
 		_, err := Do0(t.Context(), p, nil, func() (int, error) { time.Sleep(50 * ms); return 1, nil })
 		require.NoError(t, err)
-		synctest.Wait()
+		time.Sleep(time.Second) // it may have had the permit before the race was over
 		l := layerOf[*bulkhead](p)
 		require.Zero(t, l.queued.Load())
 		require.EqualValues(t, 1, l.count())
