@@ -140,7 +140,7 @@ func (l *cache) answers(next step) step {
 // rescue answers what failed, timed out or was refused inside with a value that is not too stale. What is inside still
 // has its failure, and it stays readable.
 func (l *cache) rescue(c *call, cfg *policy.Cache, k cacheKey, err error) error {
-	if err == nil || c.verdict == canceled || cfg.StaleFor == 0 || c.waits(err) {
+	if err == nil || cfg.StaleFor == 0 || !c.answerable(err) {
 		return err
 	}
 	v, at, ok := l.store.get(k)

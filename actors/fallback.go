@@ -15,7 +15,7 @@ func (f *fallback) wrap(next step) step {
 	return func(c *call) error {
 		c.ran |= f.bit
 		err := next(c)
-		if err == nil || c.verdict == canceled || c.barred && c.verdict == rejected || c.waits(err) || c.race != nil && c.race.called() {
+		if err == nil || !c.answerable(err) {
 			return err
 		}
 		cfg := f.settings.Load()
@@ -45,6 +45,12 @@ func (f *fallback) wrap(next step) step {
 }
 
 func (f *fallback) answers(next step) step { return f.wrap(next) }
+
+// answerable reports whether somebody may answer for what a call came to: not when the caller left, when the kill switch
+// stopped it between two attempts, when it is a task that waits for its own first run, or a copy that nobody looks at.
+func (c *call) answerable(err error) bool {
+	return c.verdict != canceled && !(c.barred && c.verdict == rejected) && !c.waits(err) && !(c.race != nil && c.race.called())
+}
 
 // answer runs the user's function: its panic is its error.
 func answer(cfg *policy.Fallback, ctx context.Context, err error) (v any, ferr error) {

@@ -432,3 +432,27 @@ func TestSlowFallbackOfARefusalRanTwice(t *testing.T) {
 		require.ErrorIs(t, r.Err, messages.ErrBulkheadFull)
 	})
 }
+
+// The kill switch stops a call between two attempts as it does before the first: no fallback answers for it.
+func TestKillSwitchBetweenAttemptsWasAnswered(t *testing.T) {
+	for name, fallbacks := range map[string][]policy.Config{
+		"outside": {policy.FallbackValue(1), policy.Retry{Backoff: policy.Constant(0)}},
+		"stale":   {policy.Cache{Key: func(messages.Context) string { return "k" }, TTL: 1, StaleFor: time.Hour}, policy.Retry{Backoff: policy.Constant(0)}},
+		"chain":   {policy.FallbackValue(1), policy.FallbackValue(2), policy.Retry{Backoff: policy.Constant(0)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			sys := newSystem(t)
+			p := newPipeline(t, sys, Spec{Layers: fallbacks})
+			_, _ = Do(t.Context(), p, nil, succeeds) // which a cache keeps
+			r := Try(t.Context(), p, nil, func(ctx context.Context) (int, error) {
+				require.NoError(t, sys.Kill(ctx, messages.KillState{Scope: messages.Global, On: true, Reason: "stop"}))
+				return 0, errBoom
+			})
+			require.Equal(t, messages.Rejected, r.Outcome)
+			require.ErrorIs(t, r.Err, messages.ErrKillSwitch)
+			require.ErrorIs(t, r.Err, errBoom, "what the attempt before ended in is not lost")
+			require.Equal(t, 1, r.Attempts)
+			require.Equal(t, messages.Rejected, Try(t.Context(), p, nil, succeeds).Outcome)
+		})
+	}
+}
