@@ -214,7 +214,7 @@ func (e *errand) end(answer any) error {
 		}
 		return context.DeadlineExceeded
 	}
-	return c.reject(e.l.name, "no answer", 0, messages.ErrUnavailable)
+	return c.reject(e.l.name, "no_answer", 0, messages.ErrUnavailable)
 }
 
 // taken maps a result, and keeps to what is known of the run: what was a refusal by an inner layer, or a caller's leaving,

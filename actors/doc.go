@@ -1,5 +1,5 @@
-// Package actors is who holds what: every policy, guard, hook and sink of a pipeline is an actor that owns its
-// state, and this package is the only one that imports Proto.Actor.
+// Package actors is who holds what: every policy, hook and sink of a pipeline, and the kill switch, has an actor
+// that owns its settings and decisions, and this package is the only one that imports Proto.Actor.
 //
 // Facts flow in as messages; decisions flow out as published snapshots. A call never asks an actor for
 // permission: it reads the actor's last snapshot, which is one atomic load, and tells the actor what happened.
@@ -26,11 +26,14 @@
 // What holds for users of this package:
 //
 //  1. User code runs on the caller's goroutine or on a worker, never in a host.
-//  2. What is refused is refused at once with a *messages.RejectedError; what is dropped is counted.
-//  3. A panic of user code becomes a *messages.PanicError; a permit comes back on every exit, Goexit included.
+//  2. What is refused is refused with a *messages.RejectedError, at once or when a wait that its settings allow is over;
+//     what is dropped is counted.
+//  3. A panic of the function or of a predicate becomes a *messages.PanicError; a guard that panics is counted and passed
+//     over, a hook restarts. A permit comes back on every exit, Goexit included.
 //  4. A host that panics restarts from its last snapshot under our supervisor, with backoff; one that panics too
 //     often is quarantined: its last decision stays, an open breaker goes on to probe, an event says so.
 //  5. Actors of the user's run on workers, under the same supervisor; what they are told is bounded, and no call waits
-//     for it. One that is gone refuses nothing any more.
+//     for it. One that is gone refuses nothing any more. [Via] is the exception: its call waits for the actor, and is
+//     refused when that is gone.
 //  6. Close stops everything, leaf first, and waits.
 package actors

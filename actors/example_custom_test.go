@@ -27,7 +27,7 @@ func pipeline(sys *actors.System, name string, spec actors.Spec) *actors.Pipelin
 	return p
 }
 
-// Night refuses calls between two hours of the day.
+// Night refuses calls from one hour of the day on until another of the next day.
 type Night struct{ From, Until int }
 
 func (Night) Kind() string                  { return "night" }
@@ -36,7 +36,7 @@ func (Night) Validate() error               { return nil }
 
 func (n Night) Around(ctx context.Context, _ policy.Call, next func(context.Context) error) error {
 	if hour := time.Now().Hour(); hour >= n.From || hour < n.Until {
-		return &messages.RejectedError{Reason: "closed at night"}
+		return &messages.RejectedError{Reason: "closed_at_night"}
 	}
 	return next(ctx)
 }
@@ -51,7 +51,7 @@ func Example_customPolicy() {
 	fmt.Println(p.Configure("night", Night{From: 24}))
 	fmt.Println(actors.Do(context.Background(), p, nil, charge))
 	// Output:
-	// rejected by night: closed at night
+	// rejected by night: closed_at_night
 	// <nil>
 	// paid <nil>
 }

@@ -471,10 +471,10 @@ func (p *Pipeline) unknown(name string) error {
 	return fmt.Errorf("pipeline %q: layer %q: %w among %q", p.name, name, messages.ErrNotFound, names)
 }
 
-// bits are those of all layers, or none.
+// bits are those of all layers that can only observe, or none.
 func (p *Pipeline) bits(all bool) (bits uint64) {
 	for _, l := range p.stack {
-		if all {
+		if _, structural := l.(*bulkhead); all && !structural {
 			bits |= l.base().bit
 		}
 	}

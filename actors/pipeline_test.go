@@ -454,3 +454,75 @@ func TestAfterTheEndTheRequesterGetsTheDeadLetterError(t *testing.T) {
 	_, err = ask(t, sys, p.PID(), &messages.Execute{Func: func(context.Context) (any, error) { return 1, nil }})
 	require.ErrorIs(t, err, actor.ErrDeadLetter)
 }
+
+// A guard's refusal is told as it was made, and nobody behind the guard is asked.
+func TestGuardsRefusalIsKept(t *testing.T) {
+	asked := 0
+	refuse := GuardFunc("quota", func(*messages.Context) messages.GuardResult {
+		r := messages.Reject("spent", "left", 0)
+		r.RetryAfter = time.Minute
+		return r
+	})
+	later := GuardFunc("later", func(*messages.Context) messages.GuardResult { asked++; return messages.Allow() })
+	p := newPipeline(t, newSystem(t), Spec{Guards: []Guard{refuse, later}, Layers: []policy.Config{policy.FallbackValue(1), policy.Bulkhead{}}})
+	r := Try(t.Context(), p, nil, succeeds)
+	require.Equal(t, messages.Rejected, r.Outcome)
+	require.True(t, r.Rejected())
+	require.False(t, r.Success())
+	require.Zero(t, r.Attempts)
+	require.Empty(t, r.Policies())
+	require.Zero(t, asked)
+	refused := new(messages.RejectedError)
+	require.ErrorAs(t, r.Err, &refused)
+	require.Equal(t, &messages.RejectedError{By: "quota", Reason: "spent", RetryAfter: time.Minute, Metadata: map[string]any{"left": 0}, Cause: messages.ErrGuard}, refused)
+}
+
+// Whoever came first is served first, and a waiter that leaves is passed over.
+func TestBulkheadServesItsWaitersInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pipelineOf(t, policy.Bulkhead{Permits: 1, Queue: 8})
+		permit, err := Acquire(t.Context(), p, nil)
+		require.NoError(t, err)
+		var served []int
+		ctx, leave := context.WithCancel(t.Context())
+		for i := range 5 {
+			with := t.Context()
+			if i == 2 {
+				with = ctx
+			}
+			go func() {
+				_, _ = Do(with, p, nil, func(context.Context) (int, error) { served = append(served, i); return 0, nil })
+			}()
+			synctest.Wait() // it waits
+		}
+		leave()
+		synctest.Wait()
+		permit.Done(nil)
+		synctest.Wait()
+		require.Equal(t, []int{0, 1, 3, 4}, served)
+		require.EqualValues(t, 1, layerOf[*bulkhead](p).count())
+	})
+}
+
+// Settings out of range build no pipeline.
+func TestLimitsOfNothingBuildNoPipeline(t *testing.T) {
+	sys := newSystem(t)
+	for _, cfg := range []policy.Config{
+		policy.Timeout{},
+		policy.Timeout{Limit: -1},
+		policy.AttemptTimeout{},
+		policy.RateLimit{},
+		policy.Shed{},
+		policy.Bulkhead{Permits: -1},
+		policy.Breaker{Probes: 1, Successes: 2},
+		policy.Cache{},
+		policy.Hedge{},
+		policy.Fallback{},
+	} {
+		_, err := sys.Pipeline("p", Spec{Layers: []policy.Config{cfg}})
+		require.ErrorIs(t, err, messages.ErrInvalid, "%T", cfg)
+		require.ErrorContains(t, err, cfg.Kind())
+	}
+	_, err := sys.Pipeline("p", Spec{})
+	require.NoError(t, err, "and leave the name free")
+}

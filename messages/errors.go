@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// Sentinels for errors.Is. Every refusal matches ErrRejected and the one that says who refused.
+// Sentinels for errors.Is. Every refusal matches ErrRejected; those of our own guards and policies also match the one
+// that says who refused.
 var (
 	ErrRejected     = errors.New("rejected")
 	ErrBreakerOpen  = errors.New("circuit breaker is open")
@@ -34,8 +35,12 @@ var (
 // RejectedError is a refusal: the work was not done, or not again, and may be offered later. It matches
 // ErrRejected, its Cause, and Last.
 type RejectedError struct {
-	By     string // the guard or policy that refused: its name in the pipeline
-	Reason string // a short machine-readable word
+	By string // the guard or layer that refused; the pipeline's own name when its intake is full or it is stopped
+	// Reason says why. Ours are: open, ramping, forced_open (Breaker); full, wait_too_long (Bulkhead, Adaptive); limited,
+	// queue_full, wait_too_long (RateLimit); throttled; the call's tier (Shed); in_progress, store, store_full
+	// (Idempotency); abandoned (Timeout); full, stopped (the intake); no_answer (a Detour). The kill switch gives the
+	// operator's text, and guards and policies of the user's what they like.
+	Reason string
 	// RetryAfter is how long the refusal is expected to last; 0 means unknown.
 	RetryAfter time.Duration
 	Metadata   map[string]any // the guard's own details

@@ -4,7 +4,7 @@
 //
 //	settings (Breaker, Retry, ...)  what a user writes; zero fields take documented defaults
 //	facts    (BreakerFact, ...)     what happened, with the instant it happened at
-//	core     (BreakerCore, ...)     Apply(fact) reports whether the decision changed;
+//	core     (BreakerCore, ...)     Apply(fact) reports whether there is something to publish;
 //	                                Next() is when it wants to be ticked; Snapshot() is the decision
 //	snapshot (BreakerSnapshot, ...) immutable, and enough for a caller to decide alone
 //
@@ -13,7 +13,8 @@
 //  1. apply facts from one goroutine at a time (package actors does it in an actor);
 //  2. pass instants of one monotonic clock; one that lies before an earlier one counts as that;
 //  3. publish Snapshot whenever Apply returned true, and tick at Next;
-//  4. give every fact the epoch of the snapshot its call was admitted under: a fact of another epoch
-//     changes nothing;
-//  5. restart a core from its last snapshot: decisions survive, evidence starts anew under a new epoch.
+//  4. give facts of calls, where the fact has an Epoch, that of the snapshot the call was admitted under: evidence of
+//     another epoch does not count; settings, orders and time do;
+//  5. restart a core from its last snapshot: settings survive, and decisions, but a throttle's; evidence starts anew,
+//     under a new epoch where there is one.
 package policy

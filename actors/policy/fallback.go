@@ -24,7 +24,7 @@ type Fallback struct {
 	mixed string       // types of a chain that cannot be of one call
 }
 
-// FallbackTo makes a typed fallback: a pipeline refuses calls that return another type before they run.
+// FallbackTo makes a typed fallback: a pipeline fails calls that return another type, before they run.
 func FallbackTo[T any](fn func(ctx context.Context, err error) (T, error)) Fallback {
 	if fn == nil {
 		return Fallback{}
