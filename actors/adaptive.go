@@ -181,7 +181,7 @@ func (a *adaptive) admit(c *call) error {
 			v = a.unprobe(v)
 		}
 		v.atOnce(int64(v.Permits))
-		if c.observes(&a.layerBase) {
+		if c.observes(&a.layerBase) || a.pipe.observing.Load()&a.bit != 0 {
 			a.overdraw(c, v)
 		} else if err := c.queueUp(&a.layerBase, &a.permits, v.Settings.Queue, v.Settings.MaxWait, messages.ErrOverloaded); err != nil {
 			return err

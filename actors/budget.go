@@ -165,7 +165,7 @@ func (b *retryBudget) retries() uint64 {
 // deposit counts a call. A layer tells it of each call that comes to it; the attempts of a retry further out, and the
 // copies of a hedge further out, count once, and so does a call that meets the same budget in several layers.
 func (b *retryBudget) deposit(c *call) {
-	if c.attempts > 0 || c.deposited == b || c.race != nil && c.entry > 0 {
+	if c.attempts > 0 || c.deposited == b || c.race != nil && !c.race.counts(c) {
 		return
 	}
 	c.deposited = b
@@ -268,4 +268,14 @@ func (u *budgetUse) inForce(cfg policy.RetryBudget) policy.RetryBudget {
 		return b.first
 	}
 	return cfg
+}
+
+// counts reports whether the copy stands for its call: it is the first one, and the call made no attempt before the race.
+func (r *race) counts(c *call) bool {
+	for ; r != nil; c, r = r.parent, r.outer {
+		if c.entry > 0 || r.again {
+			return false
+		}
+	}
+	return true
 }

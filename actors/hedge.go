@@ -146,6 +146,7 @@ type race struct {
 	wait   *time.Timer
 	ended  chan *entrant
 	left   int  // entrants whose end was not looked at yet
+	again  bool // the call had made attempts before it
 	slot   bool // the call holds a slot of the intake; not written while copies run
 
 	mu       sync.Mutex
@@ -178,7 +179,7 @@ func newRace(h *hedge) *race {
 func (h *hedge) run(c *call, v *policy.HedgeSnapshot, next step) error {
 	r := h.races.Get().(*race)
 	r.parent, r.outer, r.next, r.over, r.won, r.off = c, c.race, next, false, false, false
-	r.slot = c.slotted()
+	r.slot, r.again = c.slotted(), c.attempts > 0
 	c.hold(h, r) // a predicate that panics must not leave copies behind
 	begin := c.now
 	r.send()
@@ -329,6 +330,20 @@ func (r *race) lost() bool {
 	return r.over && r.won || !r.over && r.outer != nil && r.outer.lost()
 }
 
+// keeps is the value that the call, or the one whose copy it is, returns.
+func (r *race) keeps() any {
+	if r == nil {
+		return nil
+	}
+	r.mu.Lock()
+	kept := r.kept
+	r.mu.Unlock()
+	if kept == nil {
+		return r.outer.keeps()
+	}
+	return kept
+}
+
 // discard ends a copy that nobody waits for any more, nor for what it returned.
 func (s *call) discard(kept any) {
 	p, lane := s.p, s.lane
@@ -353,6 +368,9 @@ func (r *race) settle(best *entrant, won bool, begin int64) (took time.Duration)
 	var kept any
 	if best != nil {
 		kept = best.c.inv.value()
+	}
+	if kept == nil { // while this one is not over, the outer one is the same
+		kept = r.outer.keeps()
 	}
 	r.over, r.won, r.kept = true, won, kept
 	ended, running := make([]*call, 0, maxCopies), 0

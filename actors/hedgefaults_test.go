@@ -456,3 +456,54 @@ func TestKillSwitchBetweenAttemptsWasAnswered(t *testing.T) {
 		})
 	}
 }
+
+// A copy of a race within a race returned the value that the caller has: it was closed.
+func TestNestedHedgeClosedTheCallersValue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pipelineOf(t, policy.Hedge{Idempotent: true, Delay: 10 * ms}, policy.Hedge{Idempotent: true, Delay: time.Minute})
+		shared := &body{}
+		var n atomic.Int32
+		v, err := Do(t.Context(), p, nil, func(context.Context) (*body, error) {
+			if n.Add(1) == 1 {
+				time.Sleep(100 * ms) // ignores its context
+			}
+			return shared, nil
+		})
+		require.NoError(t, err)
+		time.Sleep(time.Second)
+		require.Zero(t, v.closed.Load(), "the caller's value was closed")
+	})
+}
+
+// A call counts once in a budget, however many copies and attempts of it stand further out.
+func TestBudgetCountedCopiesAndAttempts(t *testing.T) {
+	for name, layers := range map[string][]policy.Config{
+		"retry outside": {
+			policy.Retry{Attempts: 3, Backoff: policy.Constant(ms)},
+			policy.Hedge{Idempotent: true, Delay: time.Minute},
+			policy.Retry{Attempts: 1, Budget: policy.RetryBudget{Name: "b", Ratio: 1, MinPerSecond: 0.001}},
+		},
+		"hedge outside": {
+			policy.Hedge{Idempotent: true, Delay: 10 * ms, Max: 1},
+			policy.Hedge{Idempotent: true, Delay: time.Minute},
+			policy.Retry{Attempts: 1, Budget: policy.RetryBudget{Name: "b", Ratio: 1, MinPerSecond: 0.001}},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := pipelineOf(t, layers...)
+				_, _ = Do(t.Context(), p, nil, func(context.Context) (int, error) { time.Sleep(30 * ms); return 0, errBoom })
+				time.Sleep(time.Second)
+				var b *retryBudget
+				for _, l := range p.stack {
+					if r, ok := l.(*retry); ok {
+						if x := r.budget.current.Load(); x != nil {
+							b = x
+						}
+					}
+				}
+				require.EqualValues(t, 1, b.calls.sum())
+			})
+		})
+	}
+}

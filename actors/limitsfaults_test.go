@@ -72,10 +72,10 @@ func TestThrottleTellsLateEndsFromPromptOnes(t *testing.T) {
 		p := pipelineOf(t, policy.Throttle{Window: 100 * time.Second})
 		l := layerOf[*throttle](p)
 		for _, takes := range []time.Duration{9 * time.Second, 10 * time.Second} {
-			_, err := Do(t.Context(), p, nil, func(context.Context) (int, error) { time.Sleep(takes); return 1, nil })
-			require.NoError(t, err)
+			_, err := Do(t.Context(), p, nil, func(context.Context) (int, error) { time.Sleep(takes); return 1, errBoom })
+			require.ErrorIs(t, err, errBoom)
 		}
-		require.Equal(t, policy.Traffic{Admitted: 2, Accepted: 2, Late: 1}, l.view.Load().traffic())
+		require.Equal(t, policy.Traffic{Admitted: 2, Failed: 2, Late: 1}, l.view.Load().traffic())
 		time.Sleep(time.Hour)
 	})
 }
@@ -246,5 +246,53 @@ func TestLostBareCopyKeptItsPlaceInTheQueue(t *testing.T) {
 		l := layerOf[*bulkhead](p)
 		require.Zero(t, l.queued.Load())
 		require.EqualValues(t, 1, l.count())
+	})
+}
+
+// Healthy calls that take about a step of the window were refused when the multiplier is small.
+func TestThrottleRefusedAHealthyDownstream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pipelineOf(t, policy.Throttle{K: 1.1, Window: time.Second})
+		var refused atomic.Int32
+		for range 500 {
+			go func() {
+				if _, err := Do(t.Context(), p, nil, func(context.Context) (int, error) { time.Sleep(90 * ms); return 1, nil }); err != nil {
+					refused.Add(1)
+				}
+			}()
+			time.Sleep(2 * ms)
+		}
+		time.Sleep(time.Minute)
+		require.Zero(t, refused.Load())
+	})
+}
+
+// A call that waited between two attempts when the limit was told to only observe was passed by all who came later.
+func TestObservingLeftARetryBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pipelineOf(t, policy.Retry{Attempts: 2, Backoff: policy.Constant(100 * ms)},
+			policy.Adaptive{Initial: 1, Min: 1, Max: 1, Queue: 10})
+		var first atomic.Bool
+		done := make(chan time.Time, 1)
+		begin := time.Now()
+		go func() {
+			_, _ = Do(t.Context(), p, nil, func(context.Context) (int, error) {
+				if !first.Swap(true) {
+					return 0, errBoom
+				}
+				return 1, nil
+			})
+			done <- time.Now()
+		}()
+		time.Sleep(20 * ms)
+		require.NoError(t, p.Observe("adaptive", true))
+		for range 2000 { // two at once, always
+			go func() {
+				_, _ = Do(t.Context(), p, nil, func(context.Context) (int, error) { time.Sleep(20 * ms); return 1, nil })
+			}()
+			time.Sleep(10 * ms)
+		}
+		at := <-done
+		require.Less(t, at.Sub(begin), 2*time.Second, "observing, it made a call wait")
 	})
 }

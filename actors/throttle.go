@@ -139,9 +139,6 @@ func (t *throttle) admit(c *call) error {
 // the downstream; an input that can never succeed was accepted.
 func (t *throttle) done(c *call, h hold, err error) {
 	l := h.token.(*ledger)
-	if young := t.view.Load().Settings.Window / stats.Buckets; time.Duration(c.now-h.at) >= young {
-		l.late.add(c.lane, 1)
-	}
 	came, err := c.beneath(err)
 	switch came {
 	case succeeded:
@@ -150,6 +147,9 @@ func (t *throttle) done(c *call, h hold, err error) {
 		if t.accepted(c, l, err) {
 			t.count(c, l, &l.accepted)
 			return
+		}
+		if young := t.view.Load().Settings.Window / stats.Buckets; time.Duration(c.now-h.at) >= young {
+			l.late.add(c.lane, 1)
 		}
 		l.failed.add(c.lane, 1)
 		if v := t.view.Load(); v.ledger == l { // an older epoch needs no message

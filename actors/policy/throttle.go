@@ -15,9 +15,8 @@ import (
 // over a sliding window. A request counts when it arrives, also one that is refused here, so the downstream is asked
 // about K times as often as it accepts, however many want to ask.
 //
-// A call that is still in flight is taken for accepted for a tenth of the window, and for not accepted after that. Without
-// the first, a healthy downstream that takes a while would be throttled by the first burst it is sent, and by failures
-// that are faster than its answers; without the second, one that only hangs would not be noticed.
+// Of the calls in flight as many are taken for accepted as came within a tenth of the window and did not fail. Without that, a healthy downstream that takes a while would be throttled by the first burst it is sent, and by failures
+// that are faster than its answers; were it more, one that only hangs would not be noticed.
 type Throttle struct {
 	// K is how many requests there may be for each that is accepted. Lower refuses sooner; higher lets more through to a
 	// downstream that refuses them. Default 2, at least 1, at most a billion.
@@ -62,7 +61,7 @@ type Traffic struct {
 	Admitted, Refused uint64 // on arrival
 	Accepted, Failed  uint64 // of those admitted, when they ended
 	Neutral           uint64 // the same: it said nothing about the downstream
-	Late              uint64 // of those that ended, the ones that took a tenth of the window or longer
+	Late              uint64 // of those that failed, the ones that took a tenth of the window or longer
 }
 
 func (t Traffic) ended() uint64 { return t.Accepted + t.Failed + t.Neutral }
@@ -90,10 +89,9 @@ type ThrottleCore struct {
 	snap ThrottleSnapshot
 	now  Instant
 	// window holds accepts as its good events, and all requests as its bad ones; young holds as good ones those admitted
-	// lately, and as bad ones those of them that ended. Of the latter it also has some that were admitted before it
-	// begins, so that what it has left is never more than are in flight and young.
+	// lately, and as bad ones those that failed promptly: when the others fail, those that hang are not taken for young.
 	window, young stats.Window
-	prompt        uint64  // calls that ended and were not late
+	prompt        uint64  // calls that failed and were not late
 	credited      Traffic // what the windows hold already
 	stirred       bool    // there was traffic since the fact before
 }
@@ -165,7 +163,7 @@ func (c *ThrottleCore) credit(t Traffic) {
 	c.stirred = c.credited != was
 	admitted := c.credited.Admitted - was.Admitted
 	c.young.Good(admitted)
-	prompt := max(c.prompt, c.credited.ended()-min(c.credited.ended(), c.credited.Late))
+	prompt := max(c.prompt, c.credited.Failed-min(c.credited.Failed, c.credited.Late))
 	c.young.Bad(prompt - c.prompt)
 	c.prompt = prompt
 	c.window.Bad(admitted + c.credited.Refused - was.Refused)
