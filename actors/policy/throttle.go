@@ -15,8 +15,9 @@ import (
 // over a sliding window. A request counts when it arrives, also one that is refused here, so the downstream is asked
 // about K times as often as it accepts, however many want to ask.
 //
-// Of the calls in flight as many are taken for accepted as came within a tenth of the window and did not fail. Without that, a healthy downstream that takes a while would be throttled by the first burst it is sent, and by failures
-// that are faster than its answers; were it more, one that only hangs would not be noticed.
+// Of the calls in flight as many are taken for accepted as came within a tenth of the window and did not fail. Were it fewer,
+// a healthy downstream that takes a while would be throttled by the first burst it is sent, and by failures that are faster
+// than its answers; were it more, one that only hangs would not be noticed.
 type Throttle struct {
 	// K is how many requests there may be for each that is accepted. Lower refuses sooner; higher lets more through to a
 	// downstream that refuses them. Default 2, at least 1, at most a billion.
