@@ -22,7 +22,7 @@ func fullTask() Task {
 		Timeout: 5 * time.Second, Deadline: time.Date(2030, 1, 2, 3, 4, 5, 6000, time.UTC), Reply: "app.results",
 		TraceParent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", Replay: 2, DeadLetterID: "abc", ReplayedBy: "ops",
 		Context: Context{
-			OrderID: "17", PaymentID: "p/8", UserID: "ü", Tier: Critical, Region: "eu", Domain: "shop", Tenant: "acme",
+			OrderID: "17", PaymentID: "p/8", UserID: "ü", Tier: Critical, Region: "eu", Domain: "shop", Tenant: "acme", Target: "psp-7.example:443",
 			TraceID: "0af7651916cd43dd8448eb211c80319c", Extra: map[string]any{"channel": "web"},
 		},
 	}

@@ -33,7 +33,9 @@ type Context struct {
 	Region    string
 	Domain    string // the unit of first-in-first-out replay, and of budgets
 	Tenant    string
-	TraceID   string // W3C trace id; taken from the task's traceparent when unset
+	// Target is what the call goes to: a host, a shard, an account at a provider. Keyed policies tell calls apart by it.
+	Target  string
+	TraceID string // W3C trace id; taken from the task's traceparent when unset
 	// IdempotencyKey names the effect that must not happen twice: calls with the same key are the same call. A task's
 	// is that of its header.
 	IdempotencyKey string
@@ -56,6 +58,7 @@ func (c Context) With(updates Context) Context {
 	set(&c.Region, updates.Region)
 	set(&c.Domain, updates.Domain)
 	set(&c.Tenant, updates.Tenant)
+	set(&c.Target, updates.Target)
 	set(&c.TraceID, updates.TraceID)
 	set(&c.IdempotencyKey, updates.IdempotencyKey)
 	if len(c.Extra)+len(updates.Extra) > 0 {

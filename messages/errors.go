@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 )
 
@@ -36,6 +37,8 @@ var (
 // ErrRejected, its Cause, and Last.
 type RejectedError struct {
 	By string // the guard or layer that refused; the pipeline's own name when its intake is full or it is stopped
+	// Key is whose the refusal is, of a layer that keeps calls apart by a key; empty otherwise.
+	Key string
 	// Reason says why. Ours are: open, ramping, forced_open (Breaker); full, wait_too_long (Bulkhead, Adaptive); limited,
 	// queue_full, wait_too_long (RateLimit); throttled; the call's tier (Shed); in_progress, store, store_full
 	// (Idempotency); abandoned (Timeout); full, stopped (the intake); no_answer (a Detour). The kill switch gives the
@@ -50,7 +53,11 @@ type RejectedError struct {
 
 // Error says who refused, why and until when.
 func (e *RejectedError) Error() string {
-	s := "rejected by " + e.By + ": " + e.Reason
+	s := "rejected by " + e.By
+	if e.Key != "" {
+		s += " of " + strconv.Quote(e.Key)
+	}
+	s += ": " + e.Reason
 	if e.RetryAfter > 0 {
 		s += ", retry after " + e.RetryAfter.Round(max(time.Millisecond, e.RetryAfter/1000)).String()
 	}

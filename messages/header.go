@@ -23,6 +23,7 @@ const (
 	HeaderRegion         = "forseti-region"
 	HeaderDomain         = "forseti-domain"
 	HeaderTenant         = "forseti-tenant"
+	HeaderTarget         = "forseti-target"
 	HeaderReply          = "forseti-reply"
 	HeaderContentType    = "content-type"
 	HeaderTraceParent    = "traceparent"

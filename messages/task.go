@@ -67,6 +67,7 @@ func DecodeTask(typ string, h Header, body []byte) (Task, error) {
 			Region:    r.text(HeaderRegion, MaxIDLen),
 			Domain:    r.text(HeaderDomain, MaxIDLen),
 			Tenant:    r.text(HeaderTenant, MaxIDLen),
+			Target:    r.text(HeaderTarget, MaxIDLen),
 			Tier:      Tier(r.text(HeaderTier, MaxTokenLen)),
 		},
 	}
@@ -128,6 +129,7 @@ func (c *Context) encode(h Header) {
 	put(HeaderRegion, c.Region)
 	put(HeaderDomain, c.Domain)
 	put(HeaderTenant, c.Tenant)
+	put(HeaderTarget, c.Target)
 	for k, v := range c.Extra {
 		switch k {
 		case RequestData, SnapshotData, ResponseData, LegacyUserID: // bodies, or said already

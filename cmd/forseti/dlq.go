@@ -143,7 +143,7 @@ func (s *session) letter(info *cluster.DeadLetterInfo, body bool) error {
 		"first failed", stamp(d.FirstFailedAt), "failed", stamp(d.FailedAt), "replays before", count(d.Replay),
 		"origin", fmt.Sprintf("%s, %s %d", d.OriginSubject, d.OriginStream, d.OriginSequence),
 		"order", cell(d.Context.OrderID, 80), "payment", cell(d.Context.PaymentID, 80), "user", cell(d.Context.User(), 80),
-		"tenant", cell(d.Context.Tenant, 80), "trace", cell(d.TraceParent, 80),
+		"tenant", cell(d.Context.Tenant, 80), "target", cell(d.Context.Target, 80), "trace", cell(d.TraceParent, 80),
 		"body", fmt.Sprintf("%d bytes%s %s", len(d.Body), truncated, cell(d.ContentType, 80)),
 	)
 	if err != nil || !body {
@@ -213,7 +213,7 @@ func viewLetter(info *cluster.DeadLetterInfo, body bool) letterView {
 	}
 	for name, value := range map[string]string{
 		"order_id": d.Context.OrderID, "payment_id": d.Context.PaymentID, "user_id": d.Context.User(), "tier": string(d.Context.Tier),
-		"region": d.Context.Region, "domain": d.Context.Domain, "tenant": d.Context.Tenant,
+		"region": d.Context.Region, "domain": d.Context.Domain, "tenant": d.Context.Tenant, "target": d.Context.Target,
 	} {
 		if value != "" {
 			v.Context[name] = value
