@@ -31,8 +31,8 @@ const (
 )
 
 // Host is the actor around a core: the single writer of its state. It feeds the core facts, keeps one timer for
-// the core's next tick, and publishes the snapshot when the decision changed. It runs on the inline dispatcher: who sends to
-// an idle one runs its mailbox until that is empty, with what others send meanwhile.
+// the core's next tick, and publishes the snapshot when the decision changed. Who sends to an idle one
+// does its work at once, see mailbox.
 type Host[F, S any] struct {
 	sys     *System
 	revive  func(last *S) Core[F, S] // makes the core, from the last snapshot after a restart
@@ -54,9 +54,17 @@ type Host[F, S any] struct {
 type told[F any] struct {
 	fact  F
 	tick  bool
-	reply chan struct{} // of an awaited fact; nil otherwise
-	broke bool          // the core panicked on it
+	reply chan struct{} // of an awaited fact, for one who waits; nil otherwise
+	state atomic.Uint32
+	broke bool // the core panicked on it
 }
+
+// What becomes of an awaited fact. Usually its sender finds it answered when it looks: then no channel is touched.
+const (
+	toldOpen uint32 = iota
+	toldAwaited
+	toldAnswered
+)
 
 // IgnoreDeadLetterLogging keeps Proto.Actor from starting a goroutine when a message of ours comes too late for its actor:
 // a timer that fires while its system closes, say.
@@ -75,7 +83,7 @@ func (h *Host[F, S]) start(parent actor.SpawnerContext, name string) error {
 			c = h.revive(h.last)
 		}
 		return &hosting[F, S]{Host: h, core: c}
-	}, actor.WithDispatcher(inline{}))
+	}, actor.WithDispatcher(inline{}), actor.WithMailbox(newMailbox))
 	_, err := parent.SpawnNamed(props, name)
 	return err
 }
@@ -109,6 +117,7 @@ func (h *Host[F, S]) Tell(fact F) {
 // stopped never will.
 func (h *Host[F, S]) Order(ctx context.Context, fact F) error {
 	m := &told[F]{fact: fact, reply: make(chan struct{}, 1)}
+	m.state.Store(toldAwaited)
 	if h.status.Load() == hostGone {
 		return messages.ErrStopped
 	}
@@ -135,8 +144,8 @@ func (h *Host[F, S]) Order(ctx context.Context, fact F) error {
 }
 
 // Await sends a fact and waits until its verdict is published, for 5 ms at most, or until ctx ends. It reports
-// whether the verdict came. The bound is one on waiting: a caller that happens to run the mailbox also does the work of those
-// who send meanwhile, of microseconds each, however long they keep coming.
+// whether the verdict came. A caller that happens to run the mailbox also does the work of those who send meanwhile, for some
+// tens of microseconds.
 func (h *Host[F, S]) Await(ctx context.Context, fact F) bool {
 	if h.status.Load() != hostUp {
 		return false
@@ -144,25 +153,27 @@ func (h *Host[F, S]) Await(ctx context.Context, fact F) bool {
 	m := h.pool.Get().(*told[F])
 	m.fact = fact
 	h.send(m)
-	select {
-	case <-m.reply: // the usual case: this goroutine ran the mailbox
-		m.broke = false
-		h.pool.Put(m)
+	if m.state.Load() == toldAnswered || !m.state.CompareAndSwap(toldOpen, toldAwaited) { // the usual case: this goroutine ran the mailbox
+		h.giveBack(m)
 		return true
-	default:
 	}
 	limit := time.NewTimer(verdictWait)
 	defer limit.Stop()
 	select {
 	case <-m.reply:
-		m.broke = false
-		h.pool.Put(m)
+		h.giveBack(m)
 		h.settled()
 		return true
 	case <-limit.C:
 	case <-ctx.Done():
 	}
 	return false // m is never used again: its answer may still come
+}
+
+func (h *Host[F, S]) giveBack(m *told[F]) {
+	m.broke = false
+	m.state.Store(toldOpen)
+	h.pool.Put(m)
 }
 
 // hosting is one incarnation of a host.
@@ -218,7 +229,7 @@ func (h *hosting[F, S]) hear(m *told[F]) {
 }
 
 func (m *told[F]) answer() {
-	if m.reply != nil {
+	if m.reply != nil && m.state.Swap(toldAnswered) == toldAwaited {
 		m.reply <- struct{}{}
 	}
 }
