@@ -141,7 +141,7 @@ func (l *actorLayer) admit(c *call) error {
 	return &messages.RejectedError{By: l.name, Reason: r.Reason, RetryAfter: r.RetryAfter, Metadata: r.Metadata}
 }
 
-func (l *actorLayer) done(c *call, h hold, err error) { l.report(c, h.at, outcomes[c.verdict], err) }
+func (l *actorLayer) done(c *call, h *hold, err error) { l.report(c, h.at, outcomes[c.verdict], err) }
 
 // drop tells of a call that left by a panic beside its function, or by Goexit.
 func (l *actorLayer) drop(c *call, _ any) { l.report(c, c.start, messages.Failure, messages.ErrGoexit) }

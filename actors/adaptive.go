@@ -215,7 +215,7 @@ func (a *adaptive) overdraw(c *call, v *adaptiveView) {
 }
 
 // done gives the permit back before anything else: what the user's predicate does must not keep it.
-func (a *adaptive) done(c *call, h hold, err error) {
+func (a *adaptive) done(c *call, h *hold, err error) {
 	v := h.token.(*adaptiveView)
 	if c.now-v.looked.Load() >= lookEvery {
 		a.look(v, c.now)

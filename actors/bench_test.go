@@ -44,8 +44,15 @@ func pin() {
 // modes runs op alone, on all processors at once, and from 64 goroutines, beside its goal in ns.
 func modes(b *testing.B, goal float64, op func()) {
 	b.Helper()
+	modesOf(b, goal, func() func() { return op })
+}
+
+// modesOf is modes for an operation of which each goroutine has its own.
+func modesOf(b *testing.B, goal float64, newOp func() func()) {
+	b.Helper()
 	b.Run("serial", func(b *testing.B) {
 		pin()
+		op := newOp()
 		b.ReportAllocs()
 		for b.Loop() {
 			op()
@@ -57,6 +64,7 @@ func modes(b *testing.B, goal float64, op func()) {
 		b.ReportAllocs()
 		b.SetParallelism(each)
 		b.RunParallel(func(pb *testing.PB) {
+			op := newOp()
 			for pb.Next() {
 				op()
 			}
@@ -74,6 +82,16 @@ func usesDone(ctx context.Context) (int, error) {
 	return 1, nil
 }
 
+// passing is a gate alone: the call whose record it passes is there already, and so is the clock's reading.
+func passing(b *testing.B, goal float64, p *Pipeline, gate func(*call)) {
+	pool, now := poolOf[int](p), p.sys.now()
+	modesOf(b, goal, func() func() {
+		r := pool.New().(*record[int])
+		r.caller, r.now = context.Background(), now
+		return func() { gate(&r.call) }
+	})
+}
+
 // BenchmarkBreakerGate is the breaker alone, with the clock passed in: admit and record.
 func BenchmarkBreakerGate(b *testing.B) {
 	ctx := context.Background()
@@ -83,85 +101,65 @@ func BenchmarkBreakerGate(b *testing.B) {
 	}
 	b.Run("closed", func(b *testing.B) {
 		p, br := gate(policy.Breaker{OpenFor: time.Hour})
-		pool := poolOf[int](p)
-		now := p.sys.now()
-		modes(b, 15, func() {
-			r := pool.Get().(*record[int])
-			r.caller, r.now = ctx, now
-			v, _ := br.enter(&r.call)
-			r.verdict = succeeded
-			br.report(&r.call, v, now, nil)
-			pool.Put(r)
+		passing(b, 15, p, func(c *call) {
+			v, _ := br.enter(c)
+			c.verdict = succeeded
+			br.report(c, v, c.now, nil)
 		})
 	})
 	b.Run("open", func(b *testing.B) {
 		p, br := gate(policy.Breaker{Consecutive: 1, OpenFor: time.Hour})
 		_, _ = Do(ctx, p, nil, fails)
-		r := poolOf[int](p).Get().(*record[int])
-		r.caller, r.now = ctx, p.sys.now()
-		modes(b, 5, func() {
-			if v, _ := br.enter(&r.call); v != nil {
+		passing(b, 5, p, func(c *call) {
+			if v, _ := br.enter(c); v != nil {
 				b.Error("admitted")
 			}
 		})
 	})
 	b.Run("looks for slow calls", func(b *testing.B) {
 		p, br := gate(policy.Breaker{SlowCall: time.Hour, OpenFor: time.Hour})
-		pool := poolOf[int](p)
-		now := p.sys.now()
-		modes(b, 20, func() {
-			r := pool.Get().(*record[int])
-			r.caller, r.now = ctx, now
-			v, _ := br.enter(&r.call)
-			r.verdict = succeeded
-			br.report(&r.call, v, now, nil)
-			pool.Put(r)
+		passing(b, 20, p, func(c *call) {
+			v, _ := br.enter(c)
+			c.verdict = succeeded
+			br.report(c, v, c.now, nil)
 		})
 	})
 	b.Run("failure awaited", func(b *testing.B) {
 		p, br := gate(policy.Breaker{FailureRate: 1, MinCalls: 1 << 40, OpenFor: time.Hour})
-		pool := poolOf[int](p)
-		modes(b, 250, func() {
-			r := pool.Get().(*record[int])
-			r.caller, r.now = ctx, p.sys.now()
-			v, _ := br.enter(&r.call)
-			r.verdict = failed
-			br.report(&r.call, v, r.now, errBoom)
-			pool.Put(r)
+		passing(b, 250, p, func(c *call) {
+			c.now = p.sys.now()
+			v, _ := br.enter(c)
+			c.verdict = failed
+			br.report(c, v, c.now, errBoom)
 		})
 	})
 }
 
 func BenchmarkBulkheadGate(b *testing.B) {
 	p := pipelineOf(b, policy.Bulkhead{Permits: 1 << 16})
-	bh, pool := layerOf[*bulkhead](p), poolOf[int](p)
-	modes(b, 25, func() {
-		r := pool.Get().(*record[int])
-		if bh.try(r.lane) {
-			bh.release(r.lane)
+	bh := layerOf[*bulkhead](p)
+	passing(b, 25, p, func(c *call) {
+		if bh.try(c.lane) {
+			bh.release(c.lane)
 		}
-		pool.Put(r)
 	})
 }
 
 // BenchmarkRetryBudgetGate is the budget alone: a call is counted, and every tenth is followed by a retry.
 func BenchmarkRetryBudgetGate(b *testing.B) {
 	p := pipelineOf(b, policy.Retry{Budget: policy.RetryBudget{Ratio: 0.2, MinPerSecond: 1e6}})
-	budget, pool := layerOf[*retry](p).budget.current.Load(), poolOf[int](p)
-	now := p.sys.now()
-	gate := func(retries bool) func() {
-		return func() {
-			r := pool.Get().(*record[int])
-			r.caller, r.now, r.deposited = context.Background(), now, nil
-			budget.deposit(&r.call)
+	budget := layerOf[*retry](p).budget.current.Load()
+	gate := func(retries bool) func(*call) {
+		return func(c *call) {
+			c.deposited = nil
+			budget.deposit(c)
 			if retries {
-				budget.withdraw(&r.call)
+				budget.withdraw(c)
 			}
-			pool.Put(r)
 		}
 	}
-	b.Run("call", func(b *testing.B) { modes(b, 15, gate(false)) })
-	b.Run("call and retry", func(b *testing.B) { modes(b, 60, gate(true)) })
+	b.Run("call", func(b *testing.B) { passing(b, 15, p, gate(false)) })
+	b.Run("call and retry", func(b *testing.B) { passing(b, 60, p, gate(true)) })
 }
 
 // BenchmarkRetry is a call that fails twice and is tried again without a wait.
@@ -224,32 +222,25 @@ func BenchmarkRateLimitGate(b *testing.B) {
 	})
 }
 
+// through is the way of a success through a gatekeeper.
+func through(g gatekeeper) func(*call) {
+	return func(c *call) {
+		if g.admit(c) == nil {
+			c.unhold()
+			c.verdict = succeeded
+			g.done(c, &c.held[c.holds], nil)
+		}
+	}
+}
+
 func BenchmarkThrottleGate(b *testing.B) {
 	p := pipelineOf(b, policy.Throttle{})
-	l, pool, now := layerOf[*throttle](p), poolOf[int](p), p.sys.now()
-	modes(b, 30, func() {
-		r := pool.Get().(*record[int])
-		r.now = now
-		if l.admit(&r.call) == nil {
-			r.unhold()
-			r.verdict = succeeded
-			l.done(&r.call, r.held[r.holds], nil)
-		}
-		pool.Put(r)
-	})
+	passing(b, 30, p, through(layerOf[*throttle](p)))
 }
 
 func BenchmarkShedGate(b *testing.B) {
 	p := pipelineOf(b, policy.Shed{Limit: 1 << 20})
-	l, pool := layerOf[*shed](p), poolOf[int](p)
-	modes(b, 25, func() {
-		r := pool.Get().(*record[int])
-		if l.admit(&r.call) == nil {
-			r.unhold()
-			l.done(&r.call, r.held[r.holds], nil)
-		}
-		pool.Put(r)
-	})
+	passing(b, 25, p, through(layerOf[*shed](p)))
 }
 
 // BenchmarkCache is a pipeline of a cache alone: a hit on one key that all want, and on a thousand.
@@ -286,18 +277,7 @@ func BenchmarkIdempotency(b *testing.B) {
 // BenchmarkAdaptiveGate is the adaptive limit alone, with the clock passed in: admit, and count the sample.
 func BenchmarkAdaptiveGate(b *testing.B) {
 	p := pipelineOf(b, policy.Adaptive{Min: 1 << 16, Max: 1 << 16})
-	a, pool := layerOf[*adaptive](p), poolOf[int](p)
-	now, ctx := p.sys.now(), context.Background()
-	modes(b, 50, func() {
-		r := pool.Get().(*record[int])
-		r.caller, r.now = ctx, now
-		if a.admit(&r.call) == nil {
-			r.unhold()
-			r.verdict = succeeded
-			a.done(&r.call, r.held[r.holds], nil)
-		}
-		pool.Put(r)
-	})
+	passing(b, 50, p, through(layerOf[*adaptive](p)))
 }
 
 // BenchmarkPipeline is the whole call: fallback, timeout, retry, breaker, bulkhead.

@@ -176,7 +176,7 @@ func (b *breaker) returnProbe(v *breakerView) {
 	}
 }
 
-func (b *breaker) done(c *call, h hold, err error) { b.report(c, h.token.(*breakerView), h.at, err) }
+func (b *breaker) done(c *call, h *hold, err error) { b.report(c, h.token.(*breakerView), h.at, err) }
 
 // report tells how a call that was admitted at an instant under a view ended. A quick success is only counted.
 func (b *breaker) report(c *call, v *breakerView, at int64, err error) {

@@ -54,7 +54,7 @@ func (b *bulkhead) admit(c *call) error {
 	return nil
 }
 
-func (b *bulkhead) done(c *call, _ hold, _ error) { b.release(c.lane) }
+func (b *bulkhead) done(c *call, _ *hold, _ error) { b.release(c.lane) }
 
 func (b *bulkhead) drop(c *call, _ any) { b.release(c.lane) }
 

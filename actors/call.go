@@ -223,7 +223,13 @@ func (p *Pipeline) attempt(c *call) error {
 	err := c.inv.invoke(c)
 	c.now = p.sys.now()
 	c.judge(err)
-	c.note(attemptLog{begin: begin, end: c.now, err: err, neutral: c.verdict == canceled})
+	if c.race == nil && err == nil { // the usual case needs no record of its own
+		if n := c.attempts - 1; n < maxLogged {
+			c.log[n].end, c.log[n].neutral = c.now, c.verdict == canceled
+		}
+		return nil
+	}
+	c.note(&attemptLog{begin: begin, end: c.now, err: err, neutral: c.verdict == canceled})
 	return err
 }
 
@@ -245,7 +251,7 @@ func (c *call) begun(at int64) bool {
 	n := c.attempts
 	c.attempts++
 	if n < maxLogged {
-		c.log[n] = attemptLog{begin: at}
+		c.log[n].begin = at // the rest is empty
 	}
 	if c.async.on {
 		c.keep(n)
@@ -254,11 +260,11 @@ func (c *call) begun(at int64) bool {
 }
 
 // note writes down what became of the latest attempt.
-func (c *call) note(l attemptLog) { c.noteAt(c.attempts-1, l) }
+func (c *call) note(l *attemptLog) { c.noteAt(c.attempts-1, l) }
 
-func (c *call) noteAt(n int32, l attemptLog) {
+func (c *call) noteAt(n int32, l *attemptLog) {
 	if n < maxLogged {
-		c.log[n] = l
+		c.log[n] = *l
 	}
 	if c.async.on && l.err != nil {
 		c.keep(n)
@@ -307,7 +313,7 @@ func (c *call) callerGone() bool {
 		switch c.own.end.Load() {
 		case endDeadline:
 			return false
-		case endCanceled:
+		case endCanceled, endParent:
 			return true
 		}
 	}
@@ -333,8 +339,11 @@ func (c *call) reject(by, reason string, after time.Duration, kind error) error 
 	return &messages.RejectedError{By: by, Reason: reason, RetryAfter: after, Cause: kind}
 }
 
+// hold writes field by field: a whole hold would be built on the stack and read back in wider pieces than it was written
+// in, for which a processor waits until the writes are done.
 func (c *call) hold(by holder, token any) {
-	c.held[c.holds] = hold{by, token, c.now}
+	h := &c.held[c.holds]
+	h.by, h.token, h.at = by, token, c.now
 	c.holds++
 }
 

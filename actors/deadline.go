@@ -2,6 +2,7 @@ package actors
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -10,41 +11,55 @@ import (
 // deadlineContext is the context that a function under a timeout gets. It is lazy: its channel is made when
 // somebody asks for it. It is never pooled, because functions hand their context on, and net/http keeps it: a
 // pooled one would show another call's state. Children started with the context package hook in without a
-// goroutine, through AfterFunc.
+// goroutine, through AfterFunc. It is the one thing that a call allocates, so every word in it counts: 80 bytes.
 type deadlineContext struct {
 	parent context.Context
-	at     time.Time // zero: it has no deadline of its own
+	sys    *System
+	at     int64 // 0: it has no deadline of its own
 	end    atomic.Uint32
 
 	mu     sync.Mutex
 	ch     chan struct{}
-	after  []func()
+	after  *afterwards
 	detach func() bool // from the parent
-	err    error       // set before end
+}
+
+// afterwards is what runs when a context ended, and what runs before it.
+type afterwards struct {
+	f    func() // nil: it was called off
+	next *afterwards
 }
 
 // How a deadlineContext ended.
 const (
 	endNot uint32 = iota
 	endDeadline
-	endCanceled
+	endCanceled // by the call or the caller
+	endParent   // as its parent did
 )
 
 var _ context.Context = (*deadlineContext)(nil)
 
 func (d *deadlineContext) Deadline() (time.Time, bool) {
 	p, ok := d.parent.Deadline()
-	if d.at.IsZero() || ok && p.Before(d.at) {
+	if d.at == 0 {
 		return p, ok
 	}
-	return d.at, true
+	own := d.sys.instant(d.at)
+	if ok && p.Before(own) {
+		return p, ok
+	}
+	return own, true
 }
 
 func (d *deadlineContext) Value(key any) any { return d.parent.Value(key) }
 
 func (d *deadlineContext) Err() error {
-	if d.end.Load() != endNot {
-		return d.err
+	switch d.end.Load() {
+	case endDeadline:
+		return context.DeadlineExceeded
+	case endCanceled:
+		return context.Canceled
 	}
 	return d.parent.Err()
 }
@@ -76,15 +91,18 @@ func (d *deadlineContext) AfterFunc(f func()) (stop func() bool) {
 		go f()
 		return func() bool { return false }
 	}
-	i := len(d.after)
-	d.after = append(d.after, f)
+	own := &afterwards{f, d.after}
+	d.after = own
 	return func() bool {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		if i >= len(d.after) || d.after[i] == nil {
+		if own.f == nil {
 			return false
 		}
-		d.after[i] = nil
+		own.f = nil
+		for d.after != nil && d.after.f == nil {
+			d.after = d.after.next
+		}
 		return true
 	}
 }
@@ -96,24 +114,27 @@ func (d *deadlineContext) finish(how uint32) {
 		d.mu.Unlock()
 		return
 	}
-	if d.err = d.parent.Err(); how == endDeadline {
-		d.err = context.DeadlineExceeded
-	} else if d.err == nil {
-		d.err = context.Canceled
+	if how == endCanceled && d.parent.Err() != nil {
+		how = endParent
 	}
 	d.end.Store(how)
 	if d.ch != nil {
 		close(d.ch)
 	}
-	after, detach := d.after, d.detach
+	var after []func()
+	for a := d.after; a != nil; a = a.next {
+		if a.f != nil {
+			after = append(after, a.f)
+			a.f = nil // it can not be called off any more
+		}
+	}
 	d.after = nil
+	detach := d.detach
 	d.mu.Unlock()
 	if detach != nil {
 		detach()
 	}
-	for _, f := range after {
-		if f != nil {
-			f()
-		}
+	for _, f := range slices.Backward(after) { // first come, first served
+		f()
 	}
 }

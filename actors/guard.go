@@ -23,7 +23,7 @@ type Guard interface {
 
 // GuardFunc makes a guard of a function.
 func GuardFunc(name string, check func(*messages.Context) messages.GuardResult) Guard {
-	return guardFunc{name, check}
+	return &guardFunc{name, check} // a pointer: the call through the interface copies nothing
 }
 
 type guardFunc struct {
@@ -31,8 +31,8 @@ type guardFunc struct {
 	check func(*messages.Context) messages.GuardResult
 }
 
-func (g guardFunc) Name() string                                   { return g.name }
-func (g guardFunc) Check(c *messages.Context) messages.GuardResult { return g.check(c) }
+func (g *guardFunc) Name() string                                   { return g.name }
+func (g *guardFunc) Check(c *messages.Context) messages.GuardResult { return g.check(c) }
 
 // gate is a guard as calls meet it.
 type gate interface{ admit(*call) error }

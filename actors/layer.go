@@ -70,8 +70,8 @@ type gatekeeper interface {
 	// admit makes the call hold what it was given, or refuses it. One that only observes does not wait, and lets pass
 	// what it would have refused: without a hold, and told by wouldHave.
 	admit(*call) error
-	// done takes the hold back; err and the call's verdict say how it ended.
-	done(c *call, h hold, err error)
+	// done takes the hold back; err and the call's verdict say how it ended. h is valid until the call holds something else.
+	done(c *call, h *hold, err error)
 }
 
 // guarded is the gate of a gatekeeper.
@@ -86,7 +86,7 @@ func guarded(g gatekeeper, next step) step {
 		err := next(c)
 		if c.holds > held {
 			c.unhold()
-			g.done(c, c.held[c.holds], err)
+			g.done(c, &c.held[c.holds], err)
 		}
 		return err
 	}

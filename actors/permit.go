@@ -92,7 +92,7 @@ func (t Permit) Done(err error) {
 	}
 	r.log[0].end, r.log[0].err, r.log[0].neutral = r.now, err, r.verdict == canceled
 	for r.holds > 0 {
-		h := r.held[r.holds-1]
+		h := &r.held[r.holds-1]
 		r.unhold()
 		if g, ok := h.by.(gatekeeper); ok {
 			g.done(&r.call, h, err)

@@ -125,7 +125,7 @@ func (l *rateLimit) admitted(c *call) {
 }
 
 // done leaves the token spent: the call began.
-func (l *rateLimit) done(*call, hold, error) { l.inside.Add(-1) }
+func (l *rateLimit) done(*call, *hold, error) { l.inside.Add(-1) }
 
 func (l *rateLimit) drop(*call, any) { l.inside.Add(-1) }
 

@@ -263,6 +263,6 @@ func (c *call) logRetry(delay time.Duration) {
 			return // this one is of a refusal that the retry of that attempt met
 		}
 		l.retried, l.delay = true, int64(delay)
-		c.note(l)
+		c.note(&l)
 	}
 }

@@ -60,7 +60,7 @@ func (l *shed) allowed(tier messages.Tier) (n int64, as messages.Tier) {
 	return s.standard, messages.Standard
 }
 
-func (l *shed) done(*call, hold, error) { l.inFlight.Add(-1) }
+func (l *shed) done(*call, *hold, error) { l.inFlight.Add(-1) }
 
 func (l *shed) drop(*call, any) { l.inFlight.Add(-1) }
 

@@ -137,8 +137,8 @@ func (t *throttle) admit(c *call) error {
 
 // done counts how an admitted call ended. Refusals by what is inside, and a caller's own cancellation, say nothing about
 // the downstream; an input that can never succeed was accepted.
-func (t *throttle) done(c *call, h hold, err error) {
-	l := h.token.(*ledger)
+func (t *throttle) done(c *call, h *hold, err error) {
+	l, at := h.token.(*ledger), h.at
 	came, err := c.beneath(err)
 	switch came {
 	case succeeded:
@@ -148,7 +148,7 @@ func (t *throttle) done(c *call, h hold, err error) {
 			t.count(c, l, &l.accepted)
 			return
 		}
-		if young := t.view.Load().Settings.Window / stats.Buckets; time.Duration(c.now-h.at) >= young {
+		if young := t.view.Load().Settings.Window / stats.Buckets; time.Duration(c.now-at) >= young {
 			l.late.add(c.lane, 1)
 		}
 		l.failed.add(c.lane, 1)

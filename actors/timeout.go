@@ -48,7 +48,7 @@ func (t *timeout) limit() time.Duration { return t.settings.Load().Limit }
 func (t *timeout) begin(c *call) {
 	limit := t.limit()
 	c.deadline = c.start + int64(limit)
-	c.own.at = t.sys.instant(c.deadline)
+	c.own.sys, c.own.at = t.sys, c.deadline
 	s := c.timers[t.slot]
 	s.ctx = c.own
 	s.word = t.sys.wheel.arm(&s.timer, c.deadline)
@@ -104,7 +104,7 @@ func (c *call) withLimit(by holder, slot int, limit time.Duration, scope string,
 		return c.limited(slot, 0, deadline, outer, limit, scope, err)
 	}
 	parent := c.ctx
-	d := &deadlineContext{parent: parent, at: c.p.sys.instant(deadline)}
+	d := &deadlineContext{parent: parent, sys: c.p.sys, at: deadline}
 	s := c.timers[slot]
 	s.ctx, c.ctx = d, d
 	word = c.p.sys.wheel.arm(&s.timer, deadline)
@@ -152,7 +152,7 @@ func (c *call) limited(slot int, word uint64, deadline, outer int64, limit time.
 	if n := c.attempts; n > 0 && n <= maxLogged && c.log[n-1].end >= deadline {
 		l := c.log[n-1]
 		l.err = err // it is what ended that attempt, whatever the function made of it
-		c.note(l)
+		c.note(&l)
 	}
 	return err
 }
