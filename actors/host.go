@@ -83,7 +83,7 @@ func (h *Host[F, S]) start(parent actor.SpawnerContext, name string) error {
 			c = h.revive(h.last)
 		}
 		return &hosting[F, S]{Host: h, core: c}
-	}, actor.WithDispatcher(inline{}), actor.WithMailbox(newMailbox))
+	}, actor.WithDispatcher(inline{}), actor.WithMailbox(func() actor.Mailbox { return newMailbox(h.settled) }))
 	_, err := parent.SpawnNamed(props, name)
 	return err
 }

@@ -21,7 +21,7 @@ type mailbox struct {
 	invoker actor.MessageInvoker
 	running atomic.Bool
 	queued  atomic.Int32 // messages in the queues; user messages of a suspended one are not counted
-	handOn  func()       // goes on with the queues; made once
+	handOn  func()       // goes on with the queues, and does what a sender does after it; made once
 
 	mu           sync.Mutex
 	system, user []any
@@ -30,9 +30,12 @@ type mailbox struct {
 
 var _ actor.Mailbox = (*mailbox)(nil)
 
-func newMailbox() actor.Mailbox {
+func newMailbox(after func()) actor.Mailbox {
 	m := &mailbox{}
-	m.handOn = func() { m.drain(0) }
+	m.handOn = func() {
+		m.drain(0)
+		after()
+	}
 	return m
 }
 

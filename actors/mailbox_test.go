@@ -17,11 +17,13 @@ type invoked struct {
 	seen   []any
 	failed []any
 	inside atomic.Int32
+	after  atomic.Int32
 	user   func(any)
 }
 
 func newInvoked(user func(any)) *invoked {
-	i := &invoked{box: newMailbox().(*mailbox), user: user}
+	i := &invoked{user: user}
+	i.box = newMailbox(func() { i.after.Add(1) }).(*mailbox)
 	i.box.RegisterHandlers(i, inline{})
 	return i
 }
@@ -143,6 +145,6 @@ func TestACallerWorkedForTheOthersForAsLongAsTheyCame(t *testing.T) {
 	a.box.PostUserMessage(0) // returns while most is still to be done
 	require.GreaterOrEqual(t, a.box.UserMessageCount(), many-inlineRun)
 	close(rest)
-	require.Eventually(t, func() bool { return !a.box.running.Load() && a.box.queued.Load() == 0 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return a.after.Load() == many/inlineRun }, 5*time.Second, time.Millisecond, "each goroutine tells what is to be told outside the actor")
 	require.Len(t, a.seen, many+1)
 }
