@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
@@ -21,8 +22,8 @@ var errNotOpened = errors.New("opening the stream panicked, or left by runtime.G
 // the stream has ended: guards, breakers, bulkheads and limits count for streams; retries, timeouts and all else that
 // needs a function do not. What ended it is judged as the status of a unary call is.
 //
-// A stream has ended when RecvMsg returned an error, or io.EOF, or the reply of a method that has but one; when SendMsg or
-// Header failed; when its context has ended; or when its connection was closed. gRPC demands one of these of its users too:
+// A stream has ended when RecvMsg returned an error, or io.EOF, or the reply of a method that has but one; when SendMsg
+// failed, or Header found that it had; when its context has ended; or when its connection was closed. gRPC demands one of these of its users too:
 // one who abandons a stream and does none of it keeps a permit, and a goroutine of gRPC's, for ever. A pipeline with a
 // policy of the user's, or a Detour, gives no permits: opening a stream then fails with the status Internal.
 func StreamClientInterceptor(p runtime.Pipeline, opts ...Option) grpc.StreamClientInterceptor {
@@ -44,24 +45,21 @@ func StreamClientInterceptor(p runtime.Pipeline, opts ...Option) grpc.StreamClie
 				end(err)
 			}
 		}()
-		if cc != nil {
-			opts = append(slices.Clip(opts), grpc.OnFinish(func(err error) {
-				if cc.GetState() == connectivity.Shutdown { // nobody may ever look at the stream again
-					if err != nil {
-						err = context.Canceled
-					}
-					permit.Done(err)
+		st := &clientStream{single: !desc.ServerStreams, end: end}
+		opts = append(slices.Clip(opts), grpc.OnFinish(func(err error) {
+			st.finished.Store(&err)
+			if cc != nil && cc.GetState() == connectivity.Shutdown { // nobody may ever look at the stream again
+				if err != nil {
+					err = context.Canceled
 				}
-			}))
-		}
-		var inner grpc.ClientStream
-		if inner, err = streamer(ctx, desc, cc, method, opts...); err != nil {
+				permit.Done(err)
+			}
+		}))
+		if st.ClientStream, err = streamer(ctx, desc, cc, method, opts...); err != nil {
 			return nil, err
 		}
-		return &clientStream{
-			ClientStream: inner, single: !desc.ServerStreams, end: end,
-			unwatch: context.AfterFunc(ctx, func() { end(status.FromContextError(ctx.Err()).Err()) }),
-		}, nil
+		st.unwatch = context.AfterFunc(ctx, func() { end(status.FromContextError(ctx.Err()).Err()) })
+		return st, nil
 	}
 }
 
@@ -82,9 +80,10 @@ func (s *settings) verdict(ctx context.Context, err error) error {
 // clientStream watches for the end of a stream.
 type clientStream struct {
 	grpc.ClientStream
-	single  bool // one reply is all there is
-	end     func(error)
-	unwatch func() bool
+	single   bool // one reply is all there is
+	end      func(error)
+	unwatch  func() bool
+	finished atomic.Pointer[error] // what gRPC ended it with. An interceptor further in may have opened another since.
 }
 
 func (s *clientStream) ended(err error) {
@@ -93,8 +92,11 @@ func (s *clientStream) ended(err error) {
 }
 
 func (s *clientStream) Header() (md metadata.MD, err error) {
-	if md, err = s.ClientStream.Header(); err != nil {
+	md, err = s.ClientStream.Header()
+	if err != nil {
 		s.ended(err)
+	} else if end := s.finished.Load(); md == nil && end != nil { // there never was one
+		s.ended(*end)
 	}
 	return md, err
 }
