@@ -241,6 +241,21 @@ func TestServersTimeoutIsDeadlineExceeded(t *testing.T) {
 	}
 }
 
+// What a handler makes of its client's deadline does not matter: a status, or the context's own error.
+func TestClientsDeadlineThatPassedIsAFailure(t *testing.T) {
+	for _, as := range []func(error) error{func(err error) error { return err }, func(err error) error { return status.FromContextError(err).Err() }} {
+		p := pipeline(t, hair())
+		ctx, cancel := context.WithTimeout(t.Context(), 10*ms)
+		_, err := forsetigrpc.UnaryServerInterceptor(p)(ctx, nil, &grpc.UnaryServerInfo{FullMethod: unary}, func(ctx context.Context, _ any) (any, error) {
+			<-ctx.Done()
+			return nil, as(ctx.Err())
+		})
+		cancel()
+		require.Equal(t, codes.DeadlineExceeded, status.Code(err))
+		require.False(t, closed(t, p))
+	}
+}
+
 func TestServersFallbackAnswers(t *testing.T) {
 	p := pipeline(t, policy.FallbackValue(says("kept")))
 	r, err := guarded(t, &service{unary: fails(codes.Unavailable)}, p).UnaryCall(t.Context(), &testpb.SimpleRequest{})
