@@ -262,12 +262,16 @@ func TestCallersCancellationCountsForNothing(t *testing.T) {
 // A deadline is how callers of gRPC limit calls: a downstream that hangs must be seen by the breaker through it.
 func TestCallersDeadlineThatPassedIsAFailure(t *testing.T) {
 	p := pipeline(t, quickRetry(3), hair())
-	svc := &service{unary: hangs}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*ms)
+	svc := &service{unary: answers("x")}
+	c := client(t, svc, p, forsetigrpc.WithIdempotent(always))
+	_, err := c.UnaryCall(t.Context(), &testpb.SimpleRequest{}) // from now on it is connected
+	require.NoError(t, err)
+	svc.unary = hangs
+	ctx, cancel := context.WithTimeout(t.Context(), 200*ms)
 	defer cancel()
-	_, err := client(t, svc, p, forsetigrpc.WithIdempotent(always)).UnaryCall(ctx, &testpb.SimpleRequest{})
+	_, err = c.UnaryCall(ctx, &testpb.SimpleRequest{})
 	require.Equal(t, codes.DeadlineExceeded, status.Code(err))
-	require.EqualValues(t, 1, svc.calls.Load(), "no time is left for another")
+	require.EqualValues(t, 2, svc.calls.Load(), "no time is left for another")
 	require.False(t, closed(t, p))
 }
 
@@ -348,6 +352,12 @@ func TestReplyOfAnyPointerType(t *testing.T) {
 	raw = []byte("before")
 	require.Error(t, call(&raw, errors.New("boom")))
 	require.Equal(t, "before", string(raw))
+	used := says("of an earlier call")
+	require.NoError(t, forsetigrpc.UnaryClientInterceptor(p)(t.Context(), "/m", nil, used, nil, func(_ context.Context, _ string, _, reply any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
+		reply.(*testpb.SimpleResponse).Hostname = "h"
+		return nil
+	}))
+	require.True(t, proto.Equal(&testpb.SimpleResponse{Hostname: "h"}, used), "replaced, not merged")
 	err := call(map[string]any{}, nil)
 	require.Equal(t, codes.Internal, status.Code(err))
 	require.ErrorIs(t, err, messages.ErrInvalid)

@@ -156,12 +156,12 @@ func TestPermitOfAStreamComesBackHoweverItEnds(t *testing.T) {
 			require.Equal(t, codes.Canceled, status.Code(err))
 		}},
 		"the user's time is up, and he left": {bad, func(t *testing.T, k kit) {
-			k.ctx, k.cancel = context.WithTimeout(k.ctx, 50*ms)
+			k.ctx, k.cancel = context.WithTimeout(k.ctx, 400*ms)
 			opened(t, k)
 			<-k.ctx.Done()
 		}},
 		"the user's time is up while he reads": {bad, func(t *testing.T, k kit) {
-			k.ctx, k.cancel = context.WithTimeout(k.ctx, 50*ms)
+			k.ctx, k.cancel = context.WithTimeout(k.ctx, 400*ms)
 			st := opened(t, k)
 			_, err := st.Recv()
 			require.Equal(t, codes.DeadlineExceeded, status.Code(err))
