@@ -4,6 +4,10 @@ GO      ?= go
 GOFUMPT := mvdan.cc/gofumpt@v0.12.0
 STATIC  := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
+# Modules of their own, so that what they need is linked by their users only. each runs a command in every one of them.
+MODULES := runtime/forsetigrpc
+each     = @set -e; for m in $(MODULES); do echo "$$m: $(1)"; (cd $$m && $(1)); done
+
 .PHONY: help demo build test quick check fmt bench fuzz golden cover clean
 
 help: ## what there is
@@ -19,6 +23,8 @@ build: ## the forseti command, into bin/
 test: ## everything, race detector on; then the allocation counts, which that detector would falsify
 	$(GO) test -race -timeout 10m ./...
 	$(GO) test -run 'Allocations' ./actors
+	$(call each,$(GO) test -race -timeout 5m ./...)
+	$(call each,$(GO) test -run Allocations ./...)
 
 quick: ## the tests that take seconds
 	$(GO) test -short ./messages/... ./actors/... ./sinks/... ./runtime/...
@@ -28,6 +34,9 @@ check: ## what a change must pass: format, vet, staticcheck, tidy, and all tests
 	$(GO) vet ./...
 	$(GO) run $(STATIC) ./...
 	$(GO) mod tidy -diff
+	$(call each,$(GO) vet ./...)
+	$(call each,$(GO) run $(STATIC) ./...)
+	$(call each,$(GO) mod tidy -diff)
 	$(MAKE) test
 
 fmt: ## format

@@ -39,6 +39,9 @@ type Context struct {
 	// IdempotencyKey names the effect that must not happen twice: calls with the same key are the same call. A task's
 	// is that of its header.
 	IdempotencyKey string
+	// Once says that the call must not be made twice: a retry makes one attempt and a hedge starts no copy, whatever their
+	// settings. It is the call's own and not carried on the wire.
+	Once bool
 	// Extra holds open-ended attributes; see RequestData and its neighbours for the conventional keys.
 	Extra map[string]any
 }
@@ -61,6 +64,7 @@ func (c Context) With(updates Context) Context {
 	set(&c.Target, updates.Target)
 	set(&c.TraceID, updates.TraceID)
 	set(&c.IdempotencyKey, updates.IdempotencyKey)
+	c.Once = c.Once || updates.Once
 	if len(c.Extra)+len(updates.Extra) > 0 {
 		extra := make(map[string]any, len(c.Extra)+len(updates.Extra))
 		for k, v := range c.Extra {

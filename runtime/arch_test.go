@@ -27,6 +27,7 @@ var forbidden = []struct{ from, to, why string }{
 	{"cluster", "github.com/nats-io/nats-server", "only cluster/embedded carries a server"},
 	{"runtime", "github.com/nats-io/nats-server", "a program that imports runtime must not link a server"},
 	{"runtime", "github.com/spf13/cobra", "nor a command line"},
+	{"runtime", "google.golang.org/grpc", "nor gRPC: runtime/forsetigrpc is a module of its own"},
 	{"runtime", "github.com/stretchr/testify", "nor test libraries"},
 	{"runtime", "go.uber.org/goleak", "nor test libraries"},
 	{"runtime", "github.com/asynkron/protoactor-go/remote", "NATS is our wire"},

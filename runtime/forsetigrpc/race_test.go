@@ -1,0 +1,5 @@
+//go:build race
+
+package forsetigrpc_test
+
+const raceEnabled = true
