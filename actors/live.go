@@ -1,7 +1,9 @@
 package actors
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/forseti-go/forseti/actors/policy"
@@ -31,22 +33,40 @@ func (p *Pipeline) Configure(name string, cfg policy.Config) error {
 	if p.closed.Load() {
 		return fmt.Errorf("pipeline %q: %w", p.name, messages.ErrStopped)
 	}
-	cfg, err := complete(cfg)
-	if err != nil {
-		return fmt.Errorf("pipeline %q: %w", p.name, err)
-	}
-	for _, l := range p.stack {
-		if l.base().name == name {
-			if err := l.configure(cfg); err != nil {
-				return fmt.Errorf("pipeline %q: layer %q: %w", p.name, name, err)
-			}
-			l.base().told.Store(&cfg)
-			p.recheck()
-			p.event(messages.Event{Kind: messages.SettingsChanged, Source: name})
-			return nil
+	full, err := complete(cfg)
+	i := slices.IndexFunc(p.stack, func(l layer) bool { return l.base().name == name })
+	if i < 0 {
+		if err != nil {
+			err = fmt.Errorf("pipeline %q: %w", p.name, err)
 		}
+		return errors.Join(err, p.unknown(name))
 	}
-	return p.unknown(name)
+	if l := p.stack[i]; err != nil {
+		err = errors.Join(err, unfit(l, full))
+	} else {
+		err = l.configure(full)
+	}
+	if err != nil {
+		return fmt.Errorf("pipeline %q: layer %q: %w", p.name, name, err)
+	}
+	p.event(messages.Event{Kind: messages.SettingsChanged, Source: name})
+	return nil
+}
+
+// unfit is why a layer would refuse settings that are wrong in themselves already: all problems are told at once.
+func unfit(l layer, cfg policy.Config) error {
+	switch own := l.(type) {
+	case *timeout:
+		if c, ok := cfg.(policy.Timeout); ok {
+			return own.detachable(c)
+		}
+	case *actorLayer:
+		return own.configure(cfg)
+	}
+	if cfg != nil && cfg.Kind() != l.inForce().Kind() {
+		return wrongKind(l.base().name, cfg)
+	}
+	return nil
 }
 
 // Room is how many calls of a task type the pipeline would take in now: what its intake has free, its kill switch
