@@ -12,8 +12,10 @@ import (
 
 // What can be asked of a pipeline, and changed in it, while calls run.
 
-// recheck compares the fallbacks with the types of the calls anew.
+// recheck compares the fallbacks with the types of the calls anew, when a fallback's settings came into force.
 func (p *Pipeline) recheck() {
+	p.checking.Lock()
+	defer p.checking.Unlock()
 	if list := p.pools.Load(); list != nil {
 		for _, pool := range *list {
 			pool.(interface{ recheck(*Pipeline) }).recheck(p)
