@@ -176,12 +176,15 @@ func TestQuarantinedBudgetKeptItsLayerFromNewSettings(t *testing.T) {
 func TestQuarantinedRetryGotAnotherBudget(t *testing.T) {
 	p := pipelineOf(t, retryBy(2, policy.RetryBudget{Ratio: 0.1}), policy.Hedge{Idempotent: true, Delay: time.Hour, Budget: policy.RetryBudget{Ratio: 0.1}})
 	r, h := layerOf[*retry](p), layerOf[*hedge](p)
-	was := p.Explain()
+	was, budget := p.Explain(), r.budget.current.Load()
 	require.NoError(t, p.sys.root.StopFuture(r.host.pid).Wait())
 	require.NoError(t, p.sys.root.StopFuture(h.host.pid).Wait())
 	require.ErrorIs(t, p.Configure("retry", retryBy(4, policy.RetryBudget{Ratio: 0.2})), messages.ErrStopped)
 	require.ErrorIs(t, p.Configure("hedge", policy.Hedge{Idempotent: true, Delay: time.Minute}), messages.ErrStopped)
 	require.Equal(t, was, p.Explain())
+	require.Same(t, budget, r.budget.current.Load())
+	require.InDelta(t, 0.1, budget.view.Load().Settings.Ratio, 1e-9)
+	require.NotNil(t, h.budget.current.Load())
 }
 
 // Calls that had begun under the old settings filled a cache beyond its new Max, and nobody emptied it.
