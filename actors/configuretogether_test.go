@@ -52,7 +52,9 @@ func fragilePipeline(t *testing.T, restarts RestartPolicy) (p *Pipeline, crash *
 	for _, l := range p.stack {
 		switch l := l.(type) {
 		case *breaker:
-			l.revive = func(cfg policy.Breaker, last *policy.BreakerSnapshot) breakerCore { return crasher{policy.NewBreaker(cfg, last), crash} }
+			l.revive = func(cfg policy.Breaker, last *policy.BreakerSnapshot) breakerCore {
+				return crasher{policy.NewBreaker(cfg, last), crash}
+			}
 		case *throttle:
 			l.revive = func(cfg policy.Throttle, last *policy.ThrottleSnapshot) throttleCore {
 				return throttleCrasher{policy.NewThrottle(cfg, last), crash}
@@ -200,7 +202,7 @@ func TestConfigureOneLayerTogether(t *testing.T) {
 			for g := range 4 {
 				all.Go(func() {
 					<-begun
-					if err := p.Configure(l.base().name, everyLayer(4*round+g)[k]); err != nil {
+					if err := p.Configure(l.base().name, everyLayer(4*round + g)[k]); err != nil {
 						t.Error(err)
 					}
 				})
@@ -211,7 +213,7 @@ func TestConfigureOneLayerTogether(t *testing.T) {
 			require.Equal(t, now, explained)
 			found := false
 			for g := range 4 {
-				found = found || reflect.DeepEqual(now, describe(everyLayer(4*round+g)[k].WithDefaults()))
+				found = found || reflect.DeepEqual(now, describe(everyLayer(4*round + g)[k].WithDefaults()))
 			}
 			require.True(t, found, "%s: nobody said %v", l.base().name, now)
 		}

@@ -53,9 +53,9 @@ type borrower interface {
 type layerBase struct {
 	sys  *System
 	pipe *Pipeline
-	name string   // its kind, numbered when the pipeline has several
-	bit  uint64   // set in a call's ran when the layer was reached
-	acts *sampled // what it would have done, had it not only observed
+	name string        // its kind, numbered when the pipeline has several
+	bit  uint64        // set in a call's ran when the layer was reached
+	acts *sampled      // what it would have done, had it not only observed
 	made policy.Config // what the pipeline was built with
 }
 
