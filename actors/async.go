@@ -24,6 +24,7 @@ type async struct {
 	on       bool
 	slot     bool // it holds a slot of the intake, and gives it back
 	limited  bool // its total limit runs since it was submitted
+	limit    time.Duration
 	state    atomic.Uint32
 	takeOver func()
 	answer   invoker // the record that has the answer, when that is not this one
@@ -225,7 +226,7 @@ func (r *record[T]) takeOver(pool *recordPool[T]) {
 	past := &r.async.story
 	s.ran, s.attempts, s.failedAt, s.log = past.ran|1<<maxLayers|p.total.bit, past.attempts, past.failedAt, past.log
 	r.async.mu.Unlock()
-	s.end(timedOut, &messages.TimeoutError{Limit: p.total.limit(), Scope: p.total.name}, p.late)
+	s.end(timedOut, &messages.TimeoutError{Limit: r.async.limit, Scope: p.total.name}, p.late)
 	err := messages.ErrGoexit // unless exec returns
 	defer func() { r.complete(s, err) }()
 	err = s.exec()

@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"context"
 	"fmt"
 	"math"
 	goruntime "runtime"
@@ -111,15 +112,15 @@ func (b *retryBudget) start(parent actor.SpawnerContext, name string) error {
 }
 
 // configure replaces the settings of a budget that is one layer's own. What is in its window stays.
-func (b *retryBudget) configure(cfg policy.RetryBudget) error {
+func (b *retryBudget) configure(cfg policy.RetryBudget) (wait func(context.Context) error) {
 	f := b.fact(b.sys.now())
 	f.Settings = &cfg
-	return settle(b.host, f)
+	return b.host.post(f)
 }
 
 // retire stops the actor of a budget that is one layer's own.
 func (b *retryBudget) retire() {
-	if b.first.Name == "" {
+	if b.owned() {
 		b.sys.root.Stop(b.host.pid)
 	}
 }
@@ -230,27 +231,44 @@ type budgetUse struct {
 	ended   bool // it is nobody's any more
 }
 
-// set makes the budget that cfg asks for the current one. It must not be called from inside an actor.
-func (u *budgetUse) set(cfg policy.RetryBudget) error {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.ended {
-		return messages.ErrStopped // a new one would never be stopped
-	}
-	old := u.current.Load()
-	if old != nil && old.first.Name == "" && cfg.Name == "" && !cfg.Zero() {
-		return old.configure(cfg.Declared())
-	}
-	b, err := u.sys.budget(cfg)
+// change makes the budget that cfg asks for the current one, posts what goes with it, and waits until both are in force.
+// What two do at once is heard in the same order by both actors, and nobody waits for another's waiting. It must not be
+// called from inside an actor.
+func (u *budgetUse) change(cfg policy.RetryBudget, post func() (wait func(context.Context) error)) error {
+	posted, err := u.set(cfg, post)
 	if err != nil {
 		return err
 	}
-	u.current.Store(b)
-	if old != nil {
-		old.retire()
-	}
-	return nil
+	return inForceSoon(posted...)
 }
+
+func (u *budgetUse) set(cfg policy.RetryBudget, post func() (wait func(context.Context) error)) (posted []func(context.Context) error, err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.ended {
+		return nil, messages.ErrStopped // a new one would never be stopped
+	}
+	old := u.current.Load()
+	if old.owned() && cfg.Name == "" && !cfg.Zero() && old.host.status.Load() != hostGone {
+		posted = append(posted, old.configure(cfg.Declared()))
+	} else {
+		b, err := u.sys.budget(cfg)
+		if err != nil {
+			return nil, err
+		}
+		u.current.Store(b)
+		if old != nil {
+			old.retire()
+		}
+	}
+	if post != nil {
+		posted = append(posted, post())
+	}
+	return posted, nil
+}
+
+// owned reports whether the budget is one layer's own.
+func (b *retryBudget) owned() bool { return b != nil && b.first.Name == "" }
 
 // end stops what is the layer's own. Calls that still run go on with what was published last.
 func (u *budgetUse) end() {
@@ -262,12 +280,13 @@ func (u *budgetUse) end() {
 	u.ended = true
 }
 
-// inForce is the budget that the settings mean: of a name alone, what was declared under it.
-func (u *budgetUse) inForce(cfg policy.RetryBudget) policy.RetryBudget {
-	if b := u.current.Load(); b != nil && cfg.Name != "" && b.first.Name == cfg.Name {
-		return b.first
+// inForce is the budget that is used: of a name alone, what was declared under it.
+func (u *budgetUse) inForce() policy.RetryBudget {
+	b := u.current.Load()
+	if b == nil {
+		return policy.RetryBudget{}
 	}
-	return cfg
+	return b.view.Load().Settings
 }
 
 // counts reports whether the copy stands for its call: it is the first one, and the call made no attempt before the race.

@@ -14,7 +14,7 @@ type cache struct {
 }
 
 func newCache(b layerBase, cfg policy.Cache) *cache {
-	l := &cache{settled: settled[policy.Cache]{layerBase: b, first: cfg}, store: newCacheStore()}
+	l := &cache{settled: settled[policy.Cache]{layerBase: b, first: cfg}, store: newCacheStore(int64(cfg.Max))}
 	l.changed = func(cfg policy.Cache) { l.store.trim(int64(cfg.Max)) }
 	return l
 }
@@ -40,7 +40,7 @@ func (l *cache) wrap(next step) step {
 		began := c.now
 		err := next(c)
 		if err == nil && c.verdict == succeeded {
-			l.store.put(k, c.inv.value(), began, c.now, int64(cfg.Max))
+			l.store.put(k, c.inv.value(), began, c.now)
 			return nil
 		}
 		return l.rescue(c, cfg, k, err)
@@ -84,7 +84,7 @@ func (l *cache) together(c *call, cfg *policy.Cache, k cacheKey, next step) erro
 	c.unhold()
 	if err == nil && c.verdict == succeeded {
 		v := c.inv.value()
-		l.store.put(k, v, began, c.now, int64(cfg.Max)) // first: who comes after the landing must find it
+		l.store.put(k, v, began, c.now) // first: who comes after the landing must find it
 		f.land(v)
 		return nil
 	}

@@ -250,7 +250,7 @@ func TestCacheGivesUpWhatIsNotUsed(t *testing.T) {
 
 // Among values that nobody used the oldest goes, and the newest is not the next to go.
 func TestCacheGivesUpTheOldest(t *testing.T) {
-	s := newCacheStore()
+	s := newCacheStore(3)
 	var keys []cacheKey // of one part
 	for i := 0; len(keys) < 20; i++ {
 		if k := (cacheKey{key: fmt.Sprint(i)}); s.part(k) == 0 {
@@ -258,7 +258,7 @@ func TestCacheGivesUpTheOldest(t *testing.T) {
 		}
 	}
 	for i, k := range keys {
-		s.put(k, i, 0, 0, 3)
+		s.put(k, i, 0, 0)
 		for j, old := range keys[:i+1] {
 			require.Equal(t, j > i-3, s.parts[0].values[old] != nil, "%d of %d", j, i)
 		}
@@ -268,9 +268,9 @@ func TestCacheGivesUpTheOldest(t *testing.T) {
 // The store agrees with a map of what was put last, for as long as it remembers, and with its limit always.
 func TestCacheStoreAgreesWithAMap(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		s := newCacheStore()
 		model := map[cacheKey]*cachedValue{}
 		limit := int64(rapid.IntRange(1, 8).Draw(t, "limit"))
+		s := newCacheStore(limit)
 		var now int64
 		for range rapid.IntRange(1, 200).Draw(t, "n") {
 			k := cacheKey{nil, rapid.SampledFrom([]string{"a", "b", "c", "d", "e", "f", "g", "h", "i", "j"}).Draw(t, "key")}
@@ -279,7 +279,7 @@ func TestCacheStoreAgreesWithAMap(t *testing.T) {
 			case 0, 1:
 				began := now - rapid.Int64Range(0, 5).Draw(t, "took")
 				_, _, had := s.get(k)
-				s.put(k, now, began, now, limit)
+				s.put(k, now, began, now)
 				if m, ok := model[k]; !had || !ok || began >= m.began {
 					model[k] = &cachedValue{value: now, began: began, at: now}
 				}

@@ -22,6 +22,7 @@ type cacheKey struct {
 // room is needed if it can. A hit only marks its value, so readers share the lock.
 type cacheStore struct {
 	seed  maphash.Seed
+	limit atomic.Int64
 	size  atomic.Int64
 	parts [shards]cachePart
 }
@@ -43,7 +44,11 @@ type cachedValue struct {
 	used      atomic.Bool
 }
 
-func newCacheStore() *cacheStore { return &cacheStore{seed: maphash.MakeSeed()} }
+func newCacheStore(limit int64) *cacheStore {
+	s := &cacheStore{seed: maphash.MakeSeed()}
+	s.limit.Store(limit)
+	return s
+}
 
 func (s *cacheStore) part(k cacheKey) int {
 	return int(maphash.String(s.seed, k.key) % shards)
@@ -66,12 +71,17 @@ func (s *cacheStore) get(k cacheKey) (v any, at int64, ok bool) {
 
 // put keeps a value, unless there is one of a call that began later. In the rare case that others fill the last places
 // meanwhile it is not kept.
-func (s *cacheStore) put(k cacheKey, v any, began, at, limit int64) {
+func (s *cacheStore) put(k cacheKey, v any, began, at int64) {
 	i := s.part(k)
 	p := &s.parts[i]
-	if p.replace(k, v, began, at) || !s.reserve(i, limit) {
+	if p.replace(k, v, began, at) || !s.reserve(i) {
 		return
 	}
+	p.add(s, k, v, began, at)
+	s.within(i) // the limit may be lower than it was when room was made
+}
+
+func (p *cachePart) add(s *cacheStore, k cacheKey, v any, began, at int64) {
 	k.key = strings.Clone(k.key) // it may be a piece of something large
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -109,10 +119,10 @@ func (p *cachePart) update(k cacheKey, v any, began, at int64) bool {
 }
 
 // reserve makes room for one more.
-func (s *cacheStore) reserve(part int, limit int64) bool {
+func (s *cacheStore) reserve(part int) bool {
 	for {
 		n := s.size.Load()
-		if n < limit {
+		if n < s.limit.Load() {
 			if s.size.CompareAndSwap(n, n+1) {
 				return true
 			}
@@ -122,10 +132,17 @@ func (s *cacheStore) reserve(part int, limit int64) bool {
 	}
 }
 
+// within gives up what is above the limit. The limit is written before the size is read, and a size before the limit: of
+// one that shrinks the store and one that adds to it, one sees the other.
+func (s *cacheStore) within(part int) {
+	for i := part; s.size.Load() > s.limit.Load() && s.evict(i%shards); i++ {
+	}
+}
+
 // trim gives up what is above a new limit.
 func (s *cacheStore) trim(limit int64) {
-	for i := 0; s.size.Load() > limit && s.evict(i%shards); i++ {
-	}
+	s.limit.Store(limit)
+	s.within(0)
 	for i := range s.parts {
 		s.parts[i].compact()
 	}

@@ -131,6 +131,8 @@ func poolOf[T any](p *Pipeline) *recordPool[T] {
 
 // bind makes the pool of T, once: the pipeline meets the type, and what it makes itself is checked against it.
 func bind[T any](p *Pipeline) *recordPool[T] {
+	p.checking.Lock() // a fallback that is new meanwhile is compared with this type, too
+	defer p.checking.Unlock()
 	pool := &recordPool[T]{}
 	pool.recheck(p)
 	pool.New = func() any {

@@ -11,6 +11,12 @@ import (
 // fallback answers when what is inside it could not. Its actor holds the settings.
 type fallback struct{ settled[policy.Fallback] }
 
+func newFallback(b layerBase, cfg policy.Fallback) *fallback {
+	l := &fallback{settled[policy.Fallback]{layerBase: b, first: cfg}}
+	l.changed = func(policy.Fallback) { b.pipe.recheck() }
+	return l
+}
+
 func (f *fallback) wrap(next step) step {
 	return func(c *call) error {
 		c.ran |= f.bit

@@ -38,7 +38,7 @@ func newHedge(b layerBase, cfg policy.Hedge) *hedge {
 	return h
 }
 
-func (h *hedge) borrow() error { return h.budget.set(h.first.Budget) }
+func (h *hedge) borrow() error { return h.budget.change(h.first.Budget, nil) }
 
 func (h *hedge) giveBack() { h.budget.end() }
 
@@ -61,15 +61,17 @@ func (h *hedge) configure(cfg policy.Config) error {
 	if !ok {
 		return wrongKind(h.name, cfg)
 	}
-	if err := h.budget.set(c.Budget); err != nil {
-		return err
+	if h.host.status.Load() == hostGone {
+		return messages.ErrStopped // before the budget is another
 	}
-	return settle(h.host, policy.HedgeFact{Now: policy.Instant(h.sys.now()), Settings: &c})
+	return h.budget.change(c.Budget, func() func(context.Context) error {
+		return h.host.post(policy.HedgeFact{Now: policy.Instant(h.sys.now()), Settings: &c})
+	})
 }
 
 func (h *hedge) inForce() policy.Config {
 	cfg := h.view.Load().Settings
-	cfg.Budget = h.budget.inForce(cfg.Budget)
+	cfg.Budget = h.budget.inForce()
 	return cfg
 }
 
@@ -117,11 +119,12 @@ func (h *hedge) wrap(next step) step {
 	return func(c *call) error {
 		c.ran |= h.bit
 		v, begin := h.view.Load(), c.now
-		if b := h.budget.current.Load(); b != nil {
+		b := h.budget.current.Load()
+		if b != nil {
 			b.deposit(c)
 		}
 		if v.Delay > 0 && !c.meta.Once && !c.observes(&h.layerBase) {
-			return h.run(c, v, next)
+			return h.run(c, v, b, next)
 		}
 		err := next(c)
 		if c.verdict == succeeded {
@@ -140,6 +143,7 @@ const maxCopies = 9
 // race is one call's copies. Its lock is that call's own: copies that run on workers tell the call what they do.
 type race struct {
 	by     *hedge
+	budget *retryBudget // that counted the call; nil: none
 	next   step
 	parent *call
 	outer  *race // that the call itself is a copy in
@@ -176,8 +180,9 @@ func newRace(h *hedge) *race {
 }
 
 // run races copies of the call, and returns how the best one ended.
-func (h *hedge) run(c *call, v *policy.HedgeSnapshot, next step) error {
+func (h *hedge) run(c *call, v *policy.HedgeSnapshot, b *retryBudget, next step) error {
 	r := h.races.Get().(*race)
+	r.budget = b
 	r.parent, r.outer, r.next, r.over, r.won, r.off = c, c.race, next, false, false, false
 	r.slot, r.again = c.slotted(), c.attempts > 0
 	c.hold(h, r) // a predicate that panics must not leave copies behind
@@ -221,7 +226,7 @@ func (r *race) watch(cfg *policy.Hedge, delay time.Duration) (best *entrant, won
 				return best, false, best.err
 			}
 		case <-r.wait.C:
-			if r.by.affords(c, cfg) {
+			if r.affords(c, cfg) {
 				r.send()
 			}
 			if r.sent <= cfg.Max {
@@ -259,13 +264,12 @@ func (e *entrant) wins(cfg *policy.Hedge) bool {
 }
 
 // affords reports whether one more copy may be sent.
-func (h *hedge) affords(c *call, cfg *policy.Hedge) bool {
-	if h.losers.Load() >= int64(cfg.MaxLosers) {
+func (r *race) affords(c *call, cfg *policy.Hedge) bool {
+	if r.by.losers.Load() >= int64(cfg.MaxLosers) {
 		return false
 	}
-	c.now = h.sys.now()
-	b := h.budget.current.Load()
-	return b == nil || b.withdraw(c)
+	c.now = r.by.sys.now()
+	return r.budget == nil || r.budget.withdraw(c)
 }
 
 // send starts a copy of the call on a worker.
@@ -429,6 +433,6 @@ func (r *race) reuse() {
 	}
 	clear(r.entrants[:r.sent])
 	r.outer = nil
-	r.parent, r.next, r.kept, r.sent, r.left = nil, nil, nil, 0, 0
+	r.parent, r.budget, r.next, r.kept, r.sent, r.left = nil, nil, nil, nil, 0, 0
 	r.by.races.Put(r)
 }

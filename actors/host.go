@@ -115,13 +115,22 @@ func (h *Host[F, S]) Tell(fact F) {
 // Order sends what must not get lost, an operator's order or new settings, and waits until it is in force, or ctx
 // ends. A host that is being restarted takes it when it is back, even if nobody waits any more; one that is quarantined or
 // stopped never will.
-func (h *Host[F, S]) Order(ctx context.Context, fact F) error {
+func (h *Host[F, S]) Order(ctx context.Context, fact F) error { return h.post(fact)(ctx) }
+
+// post is the first half of Order, and returns the second: it sends the fact, and does not wait. Who changes several hosts
+// posts to all of them before it waits for one, so that two who do it at once are heard in the same order by all.
+func (h *Host[F, S]) post(fact F) (wait func(context.Context) error) {
+	if h.status.Load() == hostGone {
+		return func(context.Context) error { return messages.ErrStopped }
+	}
 	m := &told[F]{fact: fact, reply: make(chan struct{}, 1)}
 	m.state.Store(toldAwaited)
-	if h.status.Load() == hostGone {
-		return messages.ErrStopped
-	}
 	h.send(m)
+	return func(ctx context.Context) error { return h.heed(ctx, m) }
+}
+
+// heed waits until what was posted is in force.
+func (h *Host[F, S]) heed(ctx context.Context, m *told[F]) error {
 	for {
 		poll := time.NewTimer(time.Second)
 		select {
@@ -133,7 +142,9 @@ func (h *Host[F, S]) Order(ctx context.Context, fact F) error {
 			}
 			return nil
 		case <-ctx.Done():
-			poll.Stop()
+			if poll.Stop(); len(m.reply) > 0 {
+				continue // both at once: it is in force
+			}
 			return context.Cause(ctx)
 		case <-poll.C:
 			if h.status.Load() == hostGone { // it went with the order in its mailbox

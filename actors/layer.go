@@ -2,6 +2,7 @@ package actors
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"reflect"
 	"sync/atomic"
@@ -52,16 +53,16 @@ type borrower interface {
 type layerBase struct {
 	sys  *System
 	pipe *Pipeline
-	name string   // its kind, numbered when the pipeline has several
-	bit  uint64   // set in a call's ran when the layer was reached
-	acts *sampled // what it would have done, had it not only observed
-	told *atomic.Pointer[policy.Config]
+	name string        // its kind, numbered when the pipeline has several
+	bit  uint64        // set in a call's ran when the layer was reached
+	acts *sampled      // what it would have done, had it not only observed
+	made policy.Config // what the pipeline was built with
 }
 
 func (l *layerBase) base() *layerBase { return l }
 
-// inForce are the settings that the layer was told last; one whose actor publishes them knows better.
-func (l *layerBase) inForce() policy.Config { return *l.told.Load() }
+// inForce is what the layer was made with; one that takes new settings knows better.
+func (l *layerBase) inForce() policy.Config { return l.made }
 
 // gatekeeper is a layer that admits or refuses, and is told how what it admitted ended. It takes part in permits too.
 type gatekeeper interface {
@@ -133,7 +134,7 @@ func newLayer(b layerBase, cfg policy.Config) (layer, error) {
 	case policy.Idempotency:
 		return newIdempotency(b, cfg), nil
 	case policy.Fallback:
-		return &fallback{settled[policy.Fallback]{layerBase: b, first: cfg}}, nil
+		return newFallback(b, cfg), nil
 	case policy.Timeout:
 		return &timeout{settled: settled[policy.Timeout]{layerBase: b, first: cfg}}, nil
 	case policy.AttemptTimeout:
@@ -194,10 +195,17 @@ func (l *settled[C]) configure(cfg policy.Config) error {
 // settleWait bounds how long new settings may take; an actor that waits for its restart takes longer.
 const settleWait = 5 * time.Second
 
-func settle[F, S any](h *Host[F, S], fact F) error {
+func settle[F, S any](h *Host[F, S], fact F) error { return inForceSoon(h.post(fact)) }
+
+// inForceSoon waits until all that was posted is in force.
+func inForceSoon(posted ...func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), settleWait)
 	defer cancel()
-	return h.Order(ctx, fact)
+	var errs []error
+	for _, wait := range posted {
+		errs = append(errs, wait(ctx))
+	}
+	return errors.Join(errs...)
 }
 
 func wrongKind(name string, cfg policy.Config) error {

@@ -1,7 +1,9 @@
 package actors
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/forseti-go/forseti/actors/policy"
@@ -10,8 +12,10 @@ import (
 
 // What can be asked of a pipeline, and changed in it, while calls run.
 
-// recheck compares the fallbacks with the types of the calls anew.
+// recheck compares the fallbacks with the types of the calls anew, when a fallback's settings came into force.
 func (p *Pipeline) recheck() {
+	p.checking.Lock()
+	defer p.checking.Unlock()
 	if list := p.pools.Load(); list != nil {
 		for _, pool := range *list {
 			pool.(interface{ recheck(*Pipeline) }).recheck(p)
@@ -20,10 +24,36 @@ func (p *Pipeline) recheck() {
 }
 
 // Configure replaces the settings of the layer of that name ("retry", "breaker", or "breaker-2" for the second of
-// a kind) while calls run. Its state stays; a breaker starts its evidence anew.
+// a kind) while calls run: none is lost, refused or counted twice by the change. A call that is inside the layer keeps the
+// settings it came under, but for a fallback, which is asked as it is when it is needed. What stays of a layer's state:
+//
+//   - breaker: its state, until when it is open, trips, an operator's order, and the places of probes that run; its evidence
+//     starts anew, and calls that it admitted before count no more, probes among them. One that is configured more often
+//     than it takes to see enough calls never judges.
+//   - bulkhead, shed: the calls in flight. A bulkhead that shrinks gets its permits back as those end; who waits for one
+//     goes on waiting by the Queue and MaxWait it came under.
+//   - rate_limit: the tokens that were spent, up to the new Burst: what a smaller bucket cannot be short of is forgotten. Who
+//     waits is timed anew, and sent away at once if that is now too long.
+//   - adaptive: the limit, within the new Min and Max, the baseline, the calls in flight and those that wait; a probe ends, and
+//     calls that it admitted before are no samples any more. Initial counts for nothing.
+//   - throttle: its counts; under another Window they begin to age anew.
+//   - retry, hedge: the balance of a budget of their own; under another Window its retries, and not its calls. Another budget,
+//     by a name or in place of one with a name, is that budget's own balance, and a new one begins empty. A call takes its
+//     retries from the budget that counted it.
+//   - hedge: the latencies it saw, unless the Window is another; the delay it learnt, unless the Quantile is.
+//   - timeout, attempt_timeout: nothing; a call that runs, or was submitted, keeps its limit.
+//   - cache: the values; the new TTL and StaleFor judge them, and what is above a lower Max goes at once. A new Key must not
+//     give the names of the old one to something else.
+//   - idempotency: the claims in progress and the results, in the store they were made in, with the Hold and Keep they came
+//     under. Another Store knows nothing of them: work that is in progress may begin there once more.
+//   - fallback, and policies of the user's own: nothing of ours.
+//
+// Settings that are wrong change nothing, and all that is wrong with them is reported at once. Of several that are told at
+// once each is in force as a whole, and the last one stays; a retry's and its budget's are heard in the same order.
 //
 // It waits for 5 s at most: the actor may be waiting for its restart. What it gave up waiting for stays in the queue, and
-// is in force when the actor is back. A pipeline that is closed takes none: messages.ErrStopped.
+// is in force when the actor is back, without an event. An actor that was quarantined takes none, nor does a pipeline that is closed:
+// messages.ErrStopped. messages.ErrUnavailable says that the actor panicked on them.
 func (p *Pipeline) Configure(name string, cfg policy.Config) error {
 	if cfg == nil {
 		return &messages.FieldError{Field: "settings", Value: nil, Allowed: "settings of a policy"}
@@ -31,22 +61,40 @@ func (p *Pipeline) Configure(name string, cfg policy.Config) error {
 	if p.closed.Load() {
 		return fmt.Errorf("pipeline %q: %w", p.name, messages.ErrStopped)
 	}
-	cfg, err := complete(cfg)
-	if err != nil {
-		return fmt.Errorf("pipeline %q: %w", p.name, err)
-	}
-	for _, l := range p.stack {
-		if l.base().name == name {
-			if err := l.configure(cfg); err != nil {
-				return fmt.Errorf("pipeline %q: layer %q: %w", p.name, name, err)
-			}
-			l.base().told.Store(&cfg)
-			p.recheck()
-			p.event(messages.Event{Kind: messages.SettingsChanged, Source: name})
-			return nil
+	full, err := complete(cfg)
+	i := slices.IndexFunc(p.stack, func(l layer) bool { return l.base().name == name })
+	if i < 0 {
+		if err != nil {
+			err = fmt.Errorf("pipeline %q: %w", p.name, err)
 		}
+		return errors.Join(err, p.unknown(name))
 	}
-	return p.unknown(name)
+	if l := p.stack[i]; err != nil {
+		err = errors.Join(err, unfit(l, full))
+	} else {
+		err = l.configure(full)
+	}
+	if err != nil {
+		return fmt.Errorf("pipeline %q: layer %q: %w", p.name, name, err)
+	}
+	p.event(messages.Event{Kind: messages.SettingsChanged, Source: name})
+	return nil
+}
+
+// unfit is why a layer would refuse settings that are wrong in themselves already: all problems are told at once.
+func unfit(l layer, cfg policy.Config) error {
+	switch own := l.(type) {
+	case *timeout:
+		if c, ok := cfg.(policy.Timeout); ok {
+			return own.detachable(c)
+		}
+	case *actorLayer:
+		return own.configure(cfg)
+	}
+	if cfg != nil && cfg.Kind() != l.inForce().Kind() {
+		return wrongKind(l.base().name, cfg)
+	}
+	return nil
 }
 
 // Room is how many calls of a task type the pipeline would take in now: what its intake has free, its kill switch

@@ -254,13 +254,13 @@ func TestRedeliveredTaskWasSettledByAnAnswerToItsOwnFirstRun(t *testing.T) {
 
 // A cache whose Max was lowered is no larger, and no slower, than one that never held more.
 func TestLoweredMaxLeftTheRingAtItsOldSize(t *testing.T) {
-	s := newCacheStore()
+	s := newCacheStore(10_000)
 	for i := range 10_000 {
-		s.put(cacheKey{nil, strconv.Itoa(i)}, i, 1, 1, 10_000)
+		s.put(cacheKey{nil, strconv.Itoa(i)}, i, 1, 1)
 	}
 	s.trim(64)
 	for i := range 1000 {
-		s.put(cacheKey{nil, strconv.Itoa(i)}, i, 1, 1, 64)
+		s.put(cacheKey{nil, strconv.Itoa(i)}, i, 1, 1)
 	}
 	require.EqualValues(t, 64, s.size.Load())
 	values, places := 0, 0

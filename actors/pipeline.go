@@ -7,6 +7,7 @@ import (
 	"math"
 	"reflect"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -65,6 +66,7 @@ type Pipeline struct {
 	intake           intake
 	calls            [lanes]paddedInt64 // synchronous ones in flight
 	pools            atomic.Pointer[[]any]
+	checking         sync.Mutex // of fallbacks' types against those of calls
 	lane             atomic.Uint32
 	closed           atomic.Bool
 	tomb             bool
@@ -185,8 +187,7 @@ func (p *Pipeline) build(spec Spec) error {
 			errs = append(errs, err)
 			continue
 		}
-		b := layerBase{sys: p.sys, pipe: p, name: layerName(seen, cfg.Kind()), bit: 1 << i, acts: &sampled{}, told: new(atomic.Pointer[policy.Config])}
-		b.told.Store(&cfg)
+		b := layerBase{sys: p.sys, pipe: p, name: layerName(seen, cfg.Kind()), bit: 1 << i, acts: &sampled{}, made: cfg}
 		l, err := newLayer(b, cfg)
 		if err != nil {
 			errs = append(errs, err)

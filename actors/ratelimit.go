@@ -105,6 +105,7 @@ func (l *rateLimit) admit(c *call) error {
 	// Without a lock: no room in the queue, and no token either.
 	if n := int(l.queued.Load()); n >= v.Queue {
 		v, mark := l.marked(v)
+		c.now = l.sys.now() // one that was held up on its way is not refused by the time it came
 		if wait := v.bucket.Wait(mark, policy.Instant(c.now), n); wait > 0 {
 			return l.refuse(c, fullReason(v), wait)
 		}

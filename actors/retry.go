@@ -25,27 +25,32 @@ func newRetry(b layerBase, cfg policy.Retry) *retry {
 	return &retry{settled: settled[policy.Retry]{layerBase: b, first: cfg}, budget: budgetUse{sys: b.sys}}
 }
 
-func (r *retry) borrow() error { return r.budget.set(r.first.Budget) }
+func (r *retry) borrow() error { return r.budget.change(r.first.Budget, nil) }
 
 func (r *retry) giveBack() { r.budget.end() }
 
 func (r *retry) configure(cfg policy.Config) error {
-	if c, ok := cfg.(policy.Retry); ok {
-		if err := r.budget.set(c.Budget); err != nil {
-			return err
-		}
+	c, ok := cfg.(policy.Retry)
+	if !ok {
+		return wrongKind(r.name, cfg)
 	}
-	return r.settled.configure(cfg)
+	if r.host.status.Load() == hostGone {
+		return messages.ErrStopped // before the budget is another
+	}
+	return r.budget.change(c.Budget, func() func(context.Context) error { return r.host.post(c) })
 }
 
 func (r *retry) inForce() policy.Config {
 	cfg := *r.settings.Load()
-	cfg.Budget = r.budget.inForce(cfg.Budget)
+	cfg.Budget = r.budget.inForce()
 	return cfg
 }
 
-// trial is what a retry knows of a call it is in.
+// trial is what a retry knows of a call it is in. The settings and the budget are those it came under: a call makes as many
+// attempts as the old settings say or the new ones, and takes its retries from the budget that counted it.
 type trial struct {
+	cfg     *policy.Retry
+	budget  *retryBudget
 	attempt int
 	began   int64         // the first attempt
 	prev    time.Duration // the last wait, by the backoff alone
@@ -63,17 +68,16 @@ type answerKept struct {
 func (r *retry) wrap(next step) step {
 	return func(c *call) error {
 		c.ran |= r.bit
-		if b := r.budget.current.Load(); b != nil {
-			b.deposit(c)
+		t := trial{cfg: r.settings.Load(), budget: r.budget.current.Load(), attempt: 1, began: c.now}
+		if t.budget != nil {
+			t.budget.deposit(c)
 		}
-		t := trial{attempt: 1, began: c.now}
 		for {
 			err := next(c)
-			cfg := r.settings.Load()
-			if err == nil && c.verdict == succeeded && cfg.OnResult == nil {
+			if err == nil && c.verdict == succeeded && t.cfg.OnResult == nil {
 				return nil
 			}
-			err, again := r.again(c, cfg, &t, err)
+			err, again := r.again(c, &t, err)
 			if !again {
 				return t.end(c, err)
 			}
@@ -83,7 +87,8 @@ func (r *retry) wrap(next step) step {
 }
 
 // again reports whether another attempt follows, when it is time for it, and otherwise the error that is the end.
-func (r *retry) again(c *call, cfg *policy.Retry, t *trial, err error) (error, bool) {
+func (r *retry) again(c *call, t *trial, err error) (error, bool) {
+	cfg, b := t.cfg, t.budget
 	verdict, fault := c.beneath(err)
 	if verdict != rejected {
 		t.last = fault
@@ -107,7 +112,6 @@ func (r *retry) again(c *call, cfg *policy.Retry, t *trial, err error) (error, b
 	if asked > max(cfg.Backoff.Max, longestAsked) || r.tooLate(c, cfg, t, delay) || c.ctx.Err() != nil {
 		return err, false
 	}
-	b := r.budget.current.Load()
 	if c.observes(&r.layerBase) {
 		if b == nil || b.available() >= 1 {
 			c.wouldHave(&r.layerBase, "retried")

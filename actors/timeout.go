@@ -46,8 +46,8 @@ func (t *timeout) limit() time.Duration { return t.settings.Load().Limit }
 
 // begin starts the limit of an asynchronous call when it is submitted.
 func (t *timeout) begin(c *call) {
-	limit := t.limit()
-	c.deadline = c.start + int64(limit)
+	c.async.limit = t.limit()
+	c.deadline = c.start + int64(c.async.limit)
 	c.own.sys, c.own.at = t.sys, c.deadline
 	s := c.timers[t.slot]
 	s.ctx = c.own
@@ -57,11 +57,11 @@ func (t *timeout) begin(c *call) {
 func (t *timeout) wrap(next step) step {
 	return func(c *call) error {
 		c.ran |= t.bit
-		limit := t.limit()
 		if c.async.on && c.async.limited && t == t.pipe.total {
-			err := next(c)
+			err, limit := next(c), c.async.limit
 			return c.limited(t.slot, c.timers[t.slot].word, c.start+int64(limit), 0, limit, t.name, err)
 		}
+		limit := t.limit()
 		if c.observes(&t.layerBase) {
 			return c.overLimit(&t.layerBase, limit, next)
 		}

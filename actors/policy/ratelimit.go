@@ -117,7 +117,7 @@ func (b TokenBucket) Tokens(mark int64, now Instant) int {
 func (b TokenBucket) Carry(mark int64, now Instant, to TokenBucket) int64 {
 	at := fine(now)
 	if mark <= at {
-		return at
+		return mark // full, also to one whose clock was read a little earlier
 	}
 	hi, lo := bits.Mul64(uint64(mark-at), uint64(to.every))
 	lo, carry := bits.Add64(lo, uint64(b.every-1), 0) // to round up
