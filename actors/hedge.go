@@ -120,14 +120,14 @@ func (h *hedge) wrap(next step) step {
 		if b := h.budget.current.Load(); b != nil {
 			b.deposit(c)
 		}
-		if v.Delay > 0 && !c.observes(&h.layerBase) {
+		if v.Delay > 0 && !c.meta.Once && !c.observes(&h.layerBase) {
 			return h.run(c, v, next)
 		}
 		err := next(c)
 		if c.verdict == succeeded {
 			h.count(c, &v.Settings, time.Duration(c.now-begin))
 		}
-		if v.Delay > 0 && c.now-begin >= int64(v.Delay) && c.verdict != canceled {
+		if v.Delay > 0 && !c.meta.Once && c.now-begin >= int64(v.Delay) && c.verdict != canceled {
 			c.wouldHave(&h.layerBase, "hedged")
 		}
 		return err

@@ -98,7 +98,7 @@ func (r *retry) again(c *call, cfg *policy.Retry, t *trial, err error) (error, b
 			err = fault
 		}
 	}
-	if t.attempt >= cfg.Attempts || !worth(c, cfg, verdict, fault) {
+	if t.attempt >= cfg.Attempts || c.meta.Once || !worth(c, cfg, verdict, fault) {
 		return err, false
 	}
 	t.prev = cfg.Backoff.Delay(t.attempt, t.prev, rand.Float64())

@@ -39,12 +39,15 @@ type Context struct {
 	// IdempotencyKey names the effect that must not happen twice: calls with the same key are the same call. A task's
 	// is that of its header.
 	IdempotencyKey string
+	// Once says that the call must not be made twice: a Retry makes one attempt of it, a Hedge starts no copy. It is for
+	// the process that makes the call, and is not carried on the wire.
+	Once bool
 	// Extra holds open-ended attributes; see RequestData and its neighbours for the conventional keys.
 	Extra map[string]any
 }
 
 // With returns a copy of c in which every non-empty field of updates replaces the one of c; Extra is
-// merged key by key. Neither c nor updates shares a map with the copy.
+// merged key by key. What either says must happen once, must. Neither c nor updates shares a map with the copy.
 func (c Context) With(updates Context) Context {
 	set := func(to *string, from string) {
 		if from != "" {
@@ -61,6 +64,7 @@ func (c Context) With(updates Context) Context {
 	set(&c.Target, updates.Target)
 	set(&c.TraceID, updates.TraceID)
 	set(&c.IdempotencyKey, updates.IdempotencyKey)
+	c.Once = c.Once || updates.Once
 	if len(c.Extra)+len(updates.Extra) > 0 {
 		extra := make(map[string]any, len(c.Extra)+len(updates.Extra))
 		for k, v := range c.Extra {
