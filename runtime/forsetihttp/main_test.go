@@ -56,6 +56,13 @@ func (l *ledger) RoundTrip(r *http.Request) (*http.Response, error) {
 	if resp != nil && resp.Body != http.NoBody {
 		l.bodies.Add(1)
 		once := &counted{ReadCloser: resp.Body, open: &l.bodies}
+		if w, ok := resp.Body.(io.Writer); ok {
+			resp.Body = struct {
+				io.ReadCloser
+				io.Writer
+			}{once, w}
+			return resp, err
+		}
 		resp.Body = once
 	}
 	return resp, err

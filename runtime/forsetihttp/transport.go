@@ -42,9 +42,10 @@ type transport struct {
 // Limits count until the header of the response is there. Its body then depends on the caller's context alone, and must be
 // closed, as always. Request.Cancel, which is deprecated, ends an attempt but no wait between two.
 //
-// Beside the pipeline, a GET over http.DefaultTransport allocates: the record of the call and the function made of it, the
-// target, the attempt and its context (so that the body outlives the call), the hook into the pipeline's context when a
-// limit gave it one of its own, a copy of the request (the caller's is never changed), and the response's body.
+// What a GET that succeeds allocates beside its base: the record of the call and the function made of it; the attempt, and
+// its context with the function that ends it, because the body outlives the call; a copy of the request, because the
+// caller's is never changed: six. One more for a response with a body, one for a Target that is not the URL's host as it
+// is. A limit makes a context, and the attempt's must hear of its end: 9 for each.
 func NewTransport(p runtime.Pipeline, base http.RoundTripper, opts ...Option) (http.RoundTripper, error) {
 	if err := check(p); err != nil {
 		return nil, err
@@ -164,8 +165,7 @@ func (x *exchange) attempt(ctx context.Context) (*http.Response, error) {
 	case err == nil && !stop(): // what is left of the response is dead
 		return nil, context.Cause(ctx)
 	case err != nil:
-		x.gaveUp()
-		return nil, err
+		return nil, x.gaveUp(err)
 	}
 	a.failed = x.failure(resp)
 	if kept = x.keep(a); !kept {
@@ -180,10 +180,10 @@ func (x *exchange) attempt(ctx context.Context) (*http.Response, error) {
 func never() bool { return true }
 
 // gaveUp tells the pipeline that its caller left, when that was said by Request.Cancel. A Timeout of http.Client says so,
-// too, and a moment before the context of the request ends or after it.
-func (x *exchange) gaveUp() {
+// too, and a moment before the context of the request ends or after it. Otherwise the error is what it is.
+func (x *exchange) gaveUp(err error) error {
 	if x.canceled == nil {
-		return
+		return err
 	}
 	select {
 	case <-x.req.Cancel: //nolint:staticcheck // http.Client sets it for its Timeout
@@ -192,7 +192,9 @@ func (x *exchange) gaveUp() {
 			cause = context.DeadlineExceeded
 		}
 		x.canceled(cause)
+		return cause
 	default:
+		return err
 	}
 }
 
@@ -284,19 +286,16 @@ func statusOf(err error) *StatusError {
 
 // target names what a request goes to.
 func target(u *url.URL) string {
-	if u.Host == "" {
-		return ""
+	port := ""
+	switch {
+	case u.Host == "" || u.Port() != "":
+	case u.Scheme == "http":
+		port = "80"
+	case u.Scheme == "https":
+		port = "443"
 	}
-	host, port := u.Hostname(), u.Port()
 	if port == "" {
-		switch u.Scheme {
-		case "http":
-			port = "80"
-		case "https":
-			port = "443"
-		default:
-			return strings.ToLower(u.Host)
-		}
+		return strings.ToLower(u.Host)
 	}
-	return net.JoinHostPort(strings.ToLower(host), port)
+	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -19,7 +18,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/forseti-go/forseti/actors"
 	"github.com/forseti-go/forseti/actors/policy"
 	"github.com/forseti-go/forseti/messages"
 	"github.com/forseti-go/forseti/runtime"
@@ -841,8 +839,3 @@ func TestTransportUnderLoadLeavesNothingOpen(t *testing.T) {
 		s.settled(t)
 	})
 }
-
-var (
-	_ = actors.KillSwitch
-	_ net.Conn
-)
