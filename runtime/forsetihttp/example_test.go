@@ -32,7 +32,8 @@ func ExampleNewTransport() {
 
 	p := must(rt.Pipeline("payments", runtime.Spec{Layers: []policy.Config{
 		policy.Timeout{Limit: 3 * time.Second},
-		policy.Retry{Attempts: 4, Backoff: policy.Exponential(time.Millisecond, time.Second)}, policy.Breaker{},
+		policy.Retry{Attempts: 4, Backoff: policy.Exponential(time.Millisecond, time.Second)},
+		policy.Breaker{},
 	}}))
 	client := &http.Client{Transport: must(forsetihttp.NewTransport(p, nil))}
 

@@ -95,7 +95,8 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	meta.Once = !repeat
 	ctx := req.Context()
-	if req.Cancel != nil { //nolint:staticcheck // http.Client sets it for its Timeout
+	//lint:ignore SA1019 http.Client sets it for its Timeout
+	if req.Cancel != nil {
 		var leave context.CancelCauseFunc
 		ctx, leave = context.WithCancelCause(ctx)
 		defer leave(nil)
@@ -186,7 +187,8 @@ func (x *exchange) gaveUp(err error) error {
 		return err
 	}
 	select {
-	case <-x.req.Cancel: //nolint:staticcheck // http.Client sets it for its Timeout
+	//lint:ignore SA1019 http.Client sets it for its Timeout
+	case <-x.req.Cancel:
 		cause := context.Canceled
 		if at, ok := x.req.Context().Deadline(); ok && !time.Now().Before(at) {
 			cause = context.DeadlineExceeded

@@ -652,7 +652,8 @@ func TestTimeoutsAndCancellation(t *testing.T) {
 				stop := make(chan struct{})
 				time.AfterFunc(10*ms, func() { close(stop) })
 				req, _ := http.NewRequest("GET", s.URL, nil)
-				req.Cancel = stop //nolint:staticcheck // it must be neutral, too
+				//lint:ignore SA1019 it must be neutral, too
+				req.Cancel = stop
 				_, err := s.client.Transport.RoundTrip(req)
 				require.ErrorIs(t, err, context.Canceled)
 			}
