@@ -638,7 +638,7 @@ func TestTimeoutsAndCancellation(t *testing.T) {
 				_ = http.NewResponseController(w).Flush()
 				<-r.Context().Done()
 			}, pipelineOf(t, thrice()))
-			s.client.Timeout = 30 * ms
+			s.client.Timeout = 500 * ms
 			resp, err := s.client.Get(s.URL)
 			require.NoError(t, err)
 			_, err = io.ReadAll(resp.Body)
