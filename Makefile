@@ -22,7 +22,7 @@ build: ## the forseti command, into bin/
 
 test: ## everything, race detector on; then the allocation counts, which that detector would falsify
 	$(GO) test -race -timeout 10m ./...
-	$(GO) test -run 'Allocations' ./actors
+	$(GO) test -run 'Allocations' ./actors ./runtime/forsetihttp
 	$(call each,$(GO) test -race -timeout 5m ./...)
 	$(call each,$(GO) test -run Allocations ./...)
 
@@ -48,7 +48,7 @@ bench: ## hot paths beside their goals: ns, bytes and allocations; serial, on al
 
 FUZZTIME ?= 30s
 fuzz: ## every decoder, FUZZTIME each
-	@for pkg in ./messages ./cluster ./actors/policy ./actors/policy/stats; do \
+	@for pkg in ./messages ./cluster ./actors/policy ./actors/policy/stats ./runtime/forsetihttp; do \
 	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
 	    $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; done; done
 

@@ -255,7 +255,7 @@ func (r *record[T]) result(err error) Result[T] {
 // may be nil; it is copied. A context that is already done never runs fn. The context that fn gets may end when the
 // call returns: what depends on it, the body of an HTTP response say, must be read inside fn.
 func Do[T any](ctx context.Context, p *Pipeline, meta *messages.Context, fn func(context.Context) (T, error)) (T, error) {
-	if p.detached() {
+	if p.Detached() {
 		return Go(ctx, p, meta, fn).Await(ctx)
 	}
 	pool := poolOf[T](p)
@@ -269,7 +269,7 @@ func Do0[T any](ctx context.Context, p *Pipeline, meta *messages.Context, fn fun
 	pool := poolOf[T](p)
 	r := pool.take(ctx, meta)
 	r.bareFn, r.bare = fn, true
-	if p.detached() {
+	if p.Detached() {
 		return r.away(fn == nil).Await(ctx)
 	}
 	return r.face(fn == nil)
@@ -299,7 +299,7 @@ func (r *record[T]) check(missing bool) {
 
 // Try is Do with the whole story as its result.
 func Try[T any](ctx context.Context, p *Pipeline, meta *messages.Context, fn func(context.Context) (T, error)) Result[T] {
-	if p.detached() {
+	if p.Detached() {
 		f := Go(ctx, p, meta, fn)
 		res, err := f.take(ctx)
 		if err != nil {

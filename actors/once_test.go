@@ -1,7 +1,6 @@
 package actors
 
 import (
-	"context"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,38 +11,60 @@ import (
 	"github.com/forseti-go/forseti/messages"
 )
 
-func TestCallThatMustNotBeMadeTwiceIsNotRetried(t *testing.T) {
-	p := pipelineOf(t, policy.Retry{
-		Attempts: 3, Backoff: policy.Constant(0), OnResult: func(any) bool { return true },
-		Budget: policy.RetryBudget{MinPerSecond: 0.001, Ratio: 0.001}, // exhausted: a call that is not retried is not marked either
+var onlyOnce = &messages.Context{Once: true}
+
+func TestRetryMakesOneAttemptOfWhatMustNotBeMadeTwice(t *testing.T) {
+	budget := policy.RetryBudget{Ratio: 1e-9, MinPerSecond: 1e-9, Window: time.Hour}
+	for _, row := range []struct {
+		name string
+		cfg  policy.Retry
+	}{
+		{"plain", policy.Retry{Attempts: 4}},
+		{"with an exhausted budget, which marks nothing", policy.Retry{Attempts: 4, Budget: budget}},
+		{"asked to repeat values", policy.Retry{Attempts: 4, OnResult: func(any) bool { return true }}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			row.cfg.Backoff = policy.Constant(0)
+			p := pipelineOf(t, row.cfg)
+			r := Try(t.Context(), p, onlyOnce, fails)
+			require.Equal(t, errBoom, r.Err, "the attempt's own error, unmarked")
+			require.Equal(t, messages.Failure, r.Outcome)
+			require.Equal(t, 1, r.Attempts)
+			r = Try(t.Context(), p, onlyOnce, succeeds)
+			require.Equal(t, []any{7, 1}, []any{r.Value, r.Attempts})
+		})
+	}
+	t.Run("a retry that looks on would not have tried again", func(t *testing.T) {
+		p := newPipeline(t, newSystem(t), Spec{Layers: []policy.Config{policy.Retry{Attempts: 4}}, Observe: true})
+		require.Empty(t, Try(t.Context(), p, onlyOnce, fails).Observed())
+		require.Equal(t, []string{"retry"}, Try(t.Context(), p, nil, fails).Observed())
 	})
-	once := &messages.Context{Once: true}
-	r := Try(t.Context(), p, once, fails)
-	require.Equal(t, 1, r.Attempts)
-	require.Equal(t, errBoom, r.Err, "the attempt's own error, unmarked")
-	r = Try(t.Context(), p, once, succeeds)
-	require.Equal(t, 1, r.Attempts, "a value that is no good neither")
-	require.Equal(t, 7, r.Value)
-	require.NoError(t, p.Configure("retry", policy.Retry{Attempts: 3, Backoff: policy.Constant(0)}))
-	require.Equal(t, 3, Try(t.Context(), p, nil, fails).Attempts, "others are")
-	require.NoError(t, p.Observe("retry", true))
-	require.Empty(t, Try(t.Context(), p, once, fails).Observed(), "it would not have retried it")
-	require.True(t, messages.Context{}.With(*once).Once)
-	require.True(t, once.With(messages.Context{}).Once)
+	t.Run("the next call with the same record may be made twice", func(t *testing.T) {
+		p := pipelineOf(t, policy.Retry{Attempts: 2, Backoff: policy.Constant(0)})
+		for range 9 {
+			require.Equal(t, 1, Try(t.Context(), p, onlyOnce, fails).Attempts)
+			require.Equal(t, 2, Try(t.Context(), p, nil, fails).Attempts)
+		}
+	})
 }
 
-func TestCallThatMustNotBeMadeTwiceIsNotHedged(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := pipelineOf(t, policy.Hedge{Idempotent: true, Delay: 10 * ms})
-		slow := func(context.Context) (int, error) { time.Sleep(time.Second); return 7, nil }
-		once := &messages.Context{Once: true}
-		r := Try(t.Context(), p, once, slow)
-		require.Equal(t, 1, r.Attempts)
-		require.Equal(t, time.Second, r.Duration)
-		require.Equal(t, 2, Try(t.Context(), p, nil, slow).Attempts, "others are")
-		require.NoError(t, p.Observe("hedge", true))
-		require.Empty(t, Try(t.Context(), p, once, slow).Observed(), "it would not have hedged it")
-		time.Sleep(time.Minute)
-		quietHedge(t, p)
-	})
+func TestHedgeStartsNoCopyOfWhatMustNotBeMadeTwice(t *testing.T) {
+	for _, observe := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPipeline(t, newSystem(t), Spec{Layers: []policy.Config{policy.Hedge{Idempotent: true, Delay: 10 * ms}}, Observe: observe})
+			slow := func() *takes { return &takes{times: []time.Duration{time.Second}, left: bodies(2)} }
+			f := slow()
+			r := Try(t.Context(), p, onlyOnce, f.call)
+			require.NoError(t, r.Err)
+			require.Same(t, f.left[0], r.Value)
+			require.EqualValues(t, 1, f.runs.Load())
+			require.Equal(t, 1, r.Attempts)
+			require.Empty(t, r.Observed(), "it would not have hedged either")
+			f = slow()
+			Try(t.Context(), p, nil, f.call)
+			if !observe {
+				require.EqualValues(t, 2, f.runs.Load(), "others are")
+			}
+		})
+	}
 }

@@ -30,8 +30,8 @@ func (t *timeout) detachable(cfg policy.Timeout) error {
 	return nil
 }
 
-// detached reports whether calls run on a worker and are answered at the limit.
-func (p *Pipeline) detached() bool { return p.total != nil && p.total.settings.Load().Detached }
+// Detached reports whether calls run on a worker and are answered at the limit, though their function may still run.
+func (p *Pipeline) Detached() bool { return p.total != nil && p.total.settings.Load().Detached }
 
 // crowded reports whether too many functions went on after their call was answered.
 func (p *Pipeline) crowded() bool {

@@ -39,15 +39,15 @@ type Context struct {
 	// IdempotencyKey names the effect that must not happen twice: calls with the same key are the same call. A task's
 	// is that of its header.
 	IdempotencyKey string
-	// Once says that the call must not be made twice: a retry makes one attempt and a hedge starts no copy, whatever their
-	// settings. It is the call's own and not carried on the wire.
+	// Once says that the call must not be made twice: a Retry makes one attempt of it, a Hedge starts no copy. It is for
+	// the process that makes the call, and is not carried on the wire.
 	Once bool
 	// Extra holds open-ended attributes; see RequestData and its neighbours for the conventional keys.
 	Extra map[string]any
 }
 
 // With returns a copy of c in which every non-empty field of updates replaces the one of c; Extra is
-// merged key by key. Neither c nor updates shares a map with the copy.
+// merged key by key. What either says must happen once, must. Neither c nor updates shares a map with the copy.
 func (c Context) With(updates Context) Context {
 	set := func(to *string, from string) {
 		if from != "" {

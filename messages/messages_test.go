@@ -44,6 +44,9 @@ func TestContextIsImmutable(t *testing.T) {
 	require.Equal(t, 1, c.Extra["a"])
 	require.Equal(t, "4111", nested["card"].(map[string]any)["number"])
 	require.Equal(t, 1, nested["list"].([]any)[0])
+	once := Context{Once: true}
+	require.True(t, once.With(Context{}).Once, "nobody takes it back")
+	require.True(t, Context{}.With(once).Once)
 }
 
 func TestContextUser(t *testing.T) {

@@ -160,6 +160,10 @@ func (p Pipeline) Explain() Explanation {
 	return p.p.Explain()
 }
 
+// Detached reports whether its outermost timeout is Detached: then every call runs on a worker, and is answered at the
+// limit although its function may still run.
+func (p Pipeline) Detached() bool { return p.p != nil && p.p.Detached() }
+
 // InFlight is how many asynchronous calls and tasks were accepted and have not ended, with the slots reserved for tasks
 // that are being fetched; abandoned is how many of them were answered at their limit while their function still runs.
 func (p Pipeline) InFlight() (inFlight, abandoned int) {

@@ -13,7 +13,8 @@ import (
 // Functions run on workers, not on the caller's goroutine, and several at once: they must not write to what they share.
 // A call that fails before its time ends there; calling again what failed is a retry's work.
 type Hedge struct {
-	// Idempotent says that the functions may run twice at once. It is required: a hedge is nothing else.
+	// Idempotent says that the functions may run twice at once. It is required: a hedge is nothing else. A call whose
+	// Context says Once is not hedged.
 	Idempotent bool
 	// Delay is how long a call may take before it is made once more. With a Quantile it counts only until enough calls
 	// were seen.

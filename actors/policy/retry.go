@@ -7,8 +7,8 @@ import "time"
 // A fallback inside a retry hides no failure from it: the failure is tried again, and if no later attempt does better,
 // the last answer is what the call returns.
 type Retry struct {
-	// Attempts is how often the function is called at most, the first call included. Default 3, at most a
-	// million.
+	// Attempts is how often the function is called at most, the first call included; a call whose Context says Once is
+	// made once. Default 3, at most a million.
 	Attempts int
 	// Backoff says how long to wait between attempts. The zero value means Exponential(100ms, 10s). An error that
 	// has a method RetryAfter() time.Duration, and a refusal, may ask for a longer wait, of up to a minute or

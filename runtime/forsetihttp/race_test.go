@@ -1,0 +1,5 @@
+//go:build race
+
+package forsetihttp_test
+
+const raceEnabled = true
