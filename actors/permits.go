@@ -166,20 +166,9 @@ func (p *permits) wait(ctx context.Context, lane uint32, queue int, limit time.D
 	p.queue = append(p.queue, w)
 	p.mu.Unlock()
 
-	var expired <-chan time.Time
-	if limit > 0 {
-		t := time.NewTimer(limit)
-		defer t.Stop()
-		expired = t.C
-	}
-	var err error
-	select {
-	case <-w.ready:
+	err := w.until(ctx, limit)
+	if err == nil {
 		return nil
-	case <-ctx.Done():
-		err = context.Cause(ctx)
-	case <-expired:
-		err = errWaited
 	}
 	p.mu.Lock()
 	i := slices.Index(p.queue, w)
@@ -192,6 +181,24 @@ func (p *permits) wait(ctx context.Context, lane uint32, queue int, limit time.D
 		p.release(lane)
 	}
 	return err
+}
+
+// until waits for a permit until limit passed (0: no limit) or ctx ended. It may have been granted in the same moment.
+func (w *waiter) until(ctx context.Context, limit time.Duration) error {
+	var expired <-chan time.Time
+	if limit > 0 {
+		t := time.NewTimer(limit)
+		defer t.Stop()
+		expired = t.C
+	}
+	select {
+	case <-w.ready:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-expired:
+		return errWaited
+	}
 }
 
 func (p *permits) release(lane uint32) {

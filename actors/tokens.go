@@ -329,4 +329,3 @@ func (w *rateWaiter) rouse() {
 	default: // it looks anyway
 	}
 }
-
