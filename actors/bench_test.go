@@ -224,6 +224,40 @@ func BenchmarkRateLimitGate(b *testing.B) {
 	})
 }
 
+// BenchmarkKeyedLimits is a pipeline of a limit for each key alone.
+func BenchmarkKeyedLimits(b *testing.B) {
+	ctx := context.Background()
+	for _, each := range []policy.Config{policy.Bulkhead{Permits: 1 << 16}, policy.RateLimit{Limit: 1_000_000_000}} {
+		for _, row := range []struct {
+			name string
+			keys int
+			goal float64
+		}{{"one key", 1, 100}, {"1000 keys", 1000, 120}, {"1000000 keys", 1_000_000, 400}} {
+			b.Run(each.Kind()+", "+row.name, func(b *testing.B) {
+				p := pipelineOf(b, policy.Keyed{Each: each, Max: 2_000_000})
+				metas := make([]messages.Context, row.keys)
+				for i := range metas {
+					metas[i].Target = "host-" + strconv.Itoa(i)
+					_, _ = Do0(ctx, p, &metas[i], noop)
+				}
+				modes(b, row.goal, func() { _, _ = Do0(ctx, p, &metas[rand.IntN(row.keys)], noop) })
+			})
+		}
+		b.Run(each.Kind()+", new key", func(b *testing.B) {
+			p := pipelineOf(b, policy.Keyed{Each: each, Max: 10_000, Idle: time.Second})
+			var n atomic.Uint64
+			modes(b, 1500, func() {
+				_, _ = Do0(ctx, p, &messages.Context{Target: strconv.FormatUint(n.Add(1), 36)}, noop)
+			})
+		})
+	}
+	b.Run("refused", func(b *testing.B) {
+		p := pipelineOf(b, policy.Keyed{Each: policy.RateLimit{Limit: 1, Per: time.Hour}})
+		_, _ = Do0(ctx, p, nil, noop)
+		modes(b, 200, func() { _, _ = Do0(ctx, p, nil, noop) })
+	})
+}
+
 func BenchmarkThrottleGate(b *testing.B) {
 	p := pipelineOf(b, policy.Throttle{})
 	l, pool, now := layerOf[*throttle](p), poolOf[int](p), p.sys.now()
@@ -368,6 +402,7 @@ func TestAllocations(t *testing.T) {
 	remembers := alone("cache", policy.Cache{Key: byOrder, TTL: time.Hour, Collapse: true})
 	once, done := alone("once", policy.Idempotency{Keep: time.Nanosecond}), alone("done", policy.Idempotency{})
 	key := &messages.Context{IdempotencyKey: "17"}
+	keyedRate, keyedBulkhead := alone("keyed-rate", policy.Keyed{Each: policy.RateLimit{Limit: 1_000_000_000}}), alone("keyed-bulkhead", policy.Keyed{Each: policy.Bulkhead{}})
 	meta := &messages.Context{OrderID: "17", Tier: messages.Critical}
 	retrying := func(name string, cfg policy.Retry) *Pipeline {
 		cfg.Backoff = policy.Constant(0)
@@ -391,6 +426,8 @@ func TestAllocations(t *testing.T) {
 		op   func()
 	}{
 		{"five layers", 0, func() { _, _ = Do0(ctx, p, nil, noop) }},
+		{"bulkhead for each key", 0, func() { _, _ = Do0(ctx, keyedBulkhead, meta, noop) }},
+		{"rate limit for each key", 0, func() { _, _ = Do0(ctx, keyedRate, meta, noop) }},
 		{"with our context", 0, func() { _, _ = Do0(ctx, p, meta, noop) }},
 		{"guard and hook", 0, func() { _, _ = Do0(ctx, guarded, nil, noop) }},
 		{"guard that is an actor", 0, func() { _, _ = Do0(ctx, guardActor, nil, noop) }},
