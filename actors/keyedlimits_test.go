@@ -391,8 +391,8 @@ func TestKeyedBulkheadSaysWhose(t *testing.T) {
 		var held []Future[int]
 		for range 3 {
 			held = append(held, Go(t.Context(), p, to("a"), hang))
+			synctest.Wait() // one after the other: the third waits
 		}
-		synctest.Wait()
 		_, err := Do(t.Context(), p, to("a"), succeeds)
 		rejected := new(messages.RejectedError)
 		require.ErrorAs(t, err, &rejected)

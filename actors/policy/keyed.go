@@ -18,7 +18,8 @@ type Keyed struct {
 	// Key names whose a call is; calls with the same key share one of them, those with an empty key too. It runs on the
 	// caller's goroutine on every call, and must be quick. Default the context's Target.
 	Key func(messages.Context) string `json:"-"`
-	// Max is how many keys there may be at once. When they are all in use, calls of further keys share one more. Default
+	// Max is how many keys there may be at once. When they are all in use, calls of further keys share one more. What a key has in use, or has spent, in there
+	// counts when it gets a place of its own: its rate limit begins with as few tokens as are left there. Default
 	// 100000, at most 16777216.
 	Max int
 	// Idle is how long a key stays after its last call, and a breaker's at least as long as its Window. Default 10 min, at
