@@ -35,6 +35,7 @@ type breakerView struct {
 	plain  bool           // a success needs no second look: it is neither slow nor a failure in disguise
 	shut   policy.Instant // every call before it is refused: open, and no order in force
 	share  uint64         // of the calls that pass while ramping, in parts of 2^64
+	width  int64          // of the buckets of a key's words, in nanoseconds
 	policy.BreakerSnapshot
 }
 

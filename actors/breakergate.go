@@ -21,6 +21,7 @@ type circuit struct {
 	// probes counts half-open calls in flight over the breaker's life: permits that started afresh with each epoch
 	// would admit more than the limit when an epoch ends with probes out.
 	probes atomic.Int32
+	sum    uint32 // of one of many: the hash of its key, which lies here because there is room
 }
 
 // judged is whose circuit it is.
@@ -210,6 +211,11 @@ func (b *circuit) outlived(past []*epochWords, old *breakerView, s *policy.Break
 			b.forget(past)
 		}
 	}
+	return stillOut(past)
+}
+
+// stillOut are those with probes out.
+func stillOut(past []*epochWords) []*epochWords {
 	return slices.DeleteFunc(past, func(w *epochWords) bool { return w.out.Load() == 0 })
 }
 

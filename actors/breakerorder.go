@@ -12,6 +12,9 @@ import (
 // The layer is "breaker", or "breaker-2" for the second. It returns when the order is in force: a call that begins after
 // that obeys it. Orders outlast trips, new settings and restarts of the breaker's actor, but not the process.
 //
+// The breaker of one key is ordered by "keyed_breaker/" and the key, whatever that is. It is made if it is not there; when
+// there is no place for it the error is a *messages.RejectedError. It stays for as long as the order is in force.
+//
 // It waits for 5 s at most: the actor may be waiting for its restart. An order that it gave up waiting for stays in the
 // queue, and is in force when the actor is back.
 //
@@ -20,20 +23,37 @@ func (p *Pipeline) Order(layer string, o policy.BreakerOrder) error {
 	if err := o.Validate(); err != nil {
 		return fmt.Errorf("pipeline %q: %w", p.name, err)
 	}
+	name, key, named := strings.Cut(layer, "/")
 	for _, l := range p.stack {
-		if l.base().name != layer {
+		if l.base().name != name {
 			continue
 		}
-		b, ok := l.(*breaker)
-		if !ok {
-			return fmt.Errorf("pipeline %q: %w", p.name, &messages.FieldError{Field: "layer", Value: layer, Allowed: "a breaker"})
+		var err error
+		switch b := l.(type) {
+		case *breaker:
+			if named {
+				return p.notOrdered(layer, name+": it has no keys")
+			}
+			err = b.order(o)
+		case *keyedBreaker:
+			if !named {
+				return p.notOrdered(layer, name+"/ and the key of the breaker that is meant")
+			}
+			err = b.order(key, o)
+		default:
+			return p.notOrdered(layer, "a breaker")
 		}
-		if err := b.order(o); err != nil {
+		if err != nil {
 			return fmt.Errorf("pipeline %q: layer %q: %w", p.name, layer, err)
 		}
 		return nil
 	}
 	return fmt.Errorf("pipeline %q: layer %q: %w", p.name, layer, messages.ErrNotFound)
+}
+
+// notOrdered is the error of an order to what takes none.
+func (p *Pipeline) notOrdered(layer, allowed string) error {
+	return fmt.Errorf("pipeline %q: %w", p.name, &messages.FieldError{Field: "layer", Value: layer, Allowed: allowed})
 }
 
 func (b *breaker) order(o policy.BreakerOrder) error {

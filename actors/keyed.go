@@ -31,13 +31,15 @@ type keyedLayer interface {
 
 // newKeyed makes the layer that keeps one of Each for every key.
 func newKeyed(b layerBase, cfg policy.Keyed) (layer, error) {
-	switch cfg.Each.(type) {
+	switch each := cfg.Each.(type) {
+	case policy.Breaker:
+		return newKeyedBreaker(b, cfg, each), nil
 	case policy.Bulkhead:
 		return newKeyedBulkhead(b, cfg), nil
 	case policy.RateLimit:
 		return newKeyedRateLimit(b, cfg), nil
 	}
-	return nil, &messages.FieldError{Field: "keyed.Each", Value: fmt.Sprintf("%T", cfg.Each), Allowed: "a settings type that is kept by keys"}
+	return nil, &messages.FieldError{Field: "keyed.Each", Value: fmt.Sprintf("%T", cfg.Each), Allowed: "a Breaker, a Bulkhead or a RateLimit"}
 }
 
 // Keys lists the keys that a layer keeps apart, "keyed_breaker" say, in no order, while calls run: a key that comes or

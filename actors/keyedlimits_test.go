@@ -21,8 +21,6 @@ import (
 	"github.com/forseti-go/forseti/messages"
 )
 
-func to(key string) *messages.Context { return &messages.Context{Target: key} }
-
 // keptBy is what a layer keeps of its keys, by key.
 func keptBy(p *Pipeline, layer string) map[string]string {
 	kept := map[string]string{}

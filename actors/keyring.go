@@ -53,11 +53,22 @@ func (r *keyring[T, P]) get(key string, now int64) P {
 	if e := r.shards[shard].find(hash, key); e != nil {
 		return e
 	}
-	if e := r.make(shard, hash, key, now); e != nil {
+	if e := r.getNew(shard, hash, key, now); e != nil {
 		return e
 	}
 	r.crowd.Add(1)
 	return r.overflow
+}
+
+// getNew is get of a key that was not found; nil when there is no place for it.
+//
+//go:noinline
+func (r *keyring[T, P]) getNew(shard int, hash uint32, key string, now int64) P {
+	e := r.make(shard, hash, key, now)
+	if s := &r.shards[shard]; e != nil && !s.awake.Load() && s.awake.CompareAndSwap(false, true) {
+		r.stir(shard)
+	}
+	return e
 }
 
 // peek returns the entry of a key, or nil.
@@ -66,23 +77,17 @@ func (r *keyring[T, P]) peek(key string) P {
 	return r.shards[shard].find(hash, key)
 }
 
-// make finds or makes a key's entry; nil when there is no place for it.
-//
-//go:noinline
+// make finds or makes a key's entry; nil when there is no place for it. It wakes nobody.
 func (r *keyring[T, P]) make(shard int, hash uint32, key string, now int64) P {
 	s := &r.shards[shard]
 	for try := 0; ; try++ {
 		s.mu.Lock()
-		e, made := s.find(hash, key), false
+		e := s.find(hash, key)
 		if e == nil && r.reserve() {
-			// The caller's text may be a piece of something large.
-			e, made = r.fresh(shard, hash, strings.Clone(key), now), true
+			e = r.fresh(shard, hash, strings.Clone(key), now) // the caller's text may be a piece of something large
 			s.insert(e)
 		}
 		s.mu.Unlock()
-		if made && !s.awake.Load() && s.awake.CompareAndSwap(false, true) {
-			r.stir(shard)
-		}
 		if e != nil || try == 2 || !r.makeRoom(shard, now) { // others may be quicker to take the place
 			return e
 		}
