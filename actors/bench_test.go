@@ -135,6 +135,38 @@ func BenchmarkBreakerGate(b *testing.B) {
 	})
 }
 
+// BenchmarkKeyedBreaker is a pipeline of a keyed breaker alone: keys that are there, one that is open, and keys that are
+// new each time.
+func BenchmarkKeyedBreaker(b *testing.B) {
+	ctx := context.Background()
+	for _, keys := range []int{1, 1000, 1_000_000} {
+		b.Run(strconv.Itoa(keys)+" keys", func(b *testing.B) {
+			p := pipelineOf(b, policy.Keyed{Each: policy.Breaker{}, Max: keys})
+			metas := make([]*messages.Context, keys)
+			for i := range metas {
+				metas[i] = to("host-" + strconv.Itoa(i) + ".example.com")
+				_, _ = Do0(ctx, p, metas[i], noop)
+			}
+			modes(b, 150, func() { _, _ = Do0(ctx, p, metas[rand.IntN(keys)], noop) })
+		})
+	}
+	b.Run("open", func(b *testing.B) {
+		p := pipelineOf(b, policy.Keyed{Each: policy.Breaker{Consecutive: 1, OpenFor: time.Hour}})
+		_, _ = Do(ctx, p, to("k"), fails)
+		k := to("k")
+		modes(b, 200, func() { _, _ = Do0(ctx, p, k, noop) })
+	})
+	b.Run("failure awaited", func(b *testing.B) {
+		p := pipelineOf(b, policy.Keyed{Each: policy.Breaker{FailureRate: 1, MinCalls: 1 << 40}})
+		k := to("k")
+		modes(b, 600, func() { _, _ = Do(ctx, p, k, fails) })
+	})
+	b.Run("new key", func(b *testing.B) {
+		p := pipelineOf(b, policy.Keyed{Each: policy.Breaker{Window: 10 * time.Millisecond}, Max: 10_000})
+		modes(b, 1000, func() { _, _ = Do0(ctx, p, to(strconv.FormatUint(rand.Uint64(), 36)), noop) })
+	})
+}
+
 func BenchmarkBulkheadGate(b *testing.B) {
 	p := pipelineOf(b, policy.Bulkhead{Permits: 1 << 16})
 	bh := layerOf[*bulkhead](p)
@@ -231,6 +263,40 @@ func through(g gatekeeper) func(*call) {
 			g.done(c, &c.held[c.holds], nil)
 		}
 	}
+}
+
+// BenchmarkKeyedLimits is a pipeline of a limit for each key alone.
+func BenchmarkKeyedLimits(b *testing.B) {
+	ctx := context.Background()
+	for _, each := range []policy.Config{policy.Bulkhead{Permits: 1 << 16}, policy.RateLimit{Limit: 1_000_000_000}} {
+		for _, row := range []struct {
+			name string
+			keys int
+			goal float64
+		}{{"one key", 1, 100}, {"1000 keys", 1000, 120}, {"1000000 keys", 1_000_000, 400}} {
+			b.Run(each.Kind()+", "+row.name, func(b *testing.B) {
+				p := pipelineOf(b, policy.Keyed{Each: each, Max: 2_000_000})
+				metas := make([]messages.Context, row.keys)
+				for i := range metas {
+					metas[i].Target = "host-" + strconv.Itoa(i)
+					_, _ = Do0(ctx, p, &metas[i], noop)
+				}
+				modes(b, row.goal, func() { _, _ = Do0(ctx, p, &metas[rand.IntN(row.keys)], noop) })
+			})
+		}
+		b.Run(each.Kind()+", new key", func(b *testing.B) {
+			p := pipelineOf(b, policy.Keyed{Each: each, Max: 10_000, Idle: time.Second})
+			var n atomic.Uint64
+			modes(b, 1500, func() {
+				_, _ = Do0(ctx, p, &messages.Context{Target: strconv.FormatUint(n.Add(1), 36)}, noop)
+			})
+		})
+	}
+	b.Run("refused", func(b *testing.B) {
+		p := pipelineOf(b, policy.Keyed{Each: policy.RateLimit{Limit: 1, Per: time.Hour}})
+		_, _ = Do0(ctx, p, nil, noop)
+		modes(b, 200, func() { _, _ = Do0(ctx, p, nil, noop) })
+	})
 }
 
 func BenchmarkThrottleGate(b *testing.B) {
@@ -345,9 +411,14 @@ func TestAllocations(t *testing.T) {
 	ordered := alone("ordered", policy.Breaker{})
 	require.NoError(t, ordered.Order("breaker", policy.BreakerOrder{Kind: policy.ForceClosed, Reason: "test", TTL: time.Hour}))
 	adaptive := alone("adaptive", policy.Adaptive{})
+	byTarget := alone("by-target", policy.Keyed{Each: policy.Breaker{OpenFor: time.Hour, Consecutive: 1}})
+	_, _ = Do(ctx, byTarget, to("open"), fails)
+	present, opened := to("present"), to("open")
+	fresh, makes := 0, alone("makes", policy.Keyed{Each: policy.Breaker{}})
 	remembers := alone("cache", policy.Cache{Key: byOrder, TTL: time.Hour, Collapse: true})
 	once, done := alone("once", policy.Idempotency{Keep: time.Nanosecond}), alone("done", policy.Idempotency{})
 	key := &messages.Context{IdempotencyKey: "17"}
+	keyedRate, keyedBulkhead := alone("keyed-rate", policy.Keyed{Each: policy.RateLimit{Limit: 1_000_000_000}}), alone("keyed-bulkhead", policy.Keyed{Each: policy.Bulkhead{}})
 	meta := &messages.Context{OrderID: "17", Tier: messages.Critical}
 	retrying := func(name string, cfg policy.Retry) *Pipeline {
 		cfg.Backoff = policy.Constant(0)
@@ -371,6 +442,8 @@ func TestAllocations(t *testing.T) {
 		op   func()
 	}{
 		{"five layers", 0, func() { _, _ = Do0(ctx, p, nil, noop) }},
+		{"bulkhead for each key", 0, func() { _, _ = Do0(ctx, keyedBulkhead, meta, noop) }},
+		{"rate limit for each key", 0, func() { _, _ = Do0(ctx, keyedRate, meta, noop) }},
 		{"with our context", 0, func() { _, _ = Do0(ctx, p, meta, noop) }},
 		{"guard and hook", 0, func() { _, _ = Do0(ctx, guarded, nil, noop) }},
 		{"guard that is an actor", 0, func() { _, _ = Do0(ctx, guardActor, nil, noop) }},
@@ -393,6 +466,12 @@ func TestAllocations(t *testing.T) {
 		{"breaker alone", 0, func() { _, _ = Do0(ctx, counting, nil, noop) }},
 		{"breaker that looks twice", 0, func() { _, _ = Do0(ctx, looking, nil, noop) }}, // a small number is boxed without
 		{"breaker under an order", 0, func() { _, _ = Do0(ctx, ordered, nil, noop) }},
+		{"keyed breaker, the key is there", 0, func() { _, _ = Do0(ctx, byTarget, present, noop) }},
+		{"keyed breaker, open: the error", 1, func() { _, _ = Do0(ctx, byTarget, opened, noop) }},
+		{"keyed breaker, a new key: the entry and its text, and here the context with its own", 4, func() {
+			fresh++
+			_, _ = Do0(ctx, makes, to(strconv.Itoa(1000+fresh)), noop)
+		}},
 		{"adaptive limit", 0, func() { _, _ = Do0(ctx, adaptive, nil, noop) }},
 		{"refused: the error", 1, func() { _, _ = Do0(ctx, open, nil, noop) }},
 		{"rate limit", 0, func() { _, _ = Do0(ctx, rate, nil, noop) }},

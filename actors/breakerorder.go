@@ -12,6 +12,9 @@ import (
 // The layer is "breaker", or "breaker-2" for the second. It returns when the order is in force: a call that begins after
 // that obeys it. Orders outlast trips, new settings and restarts of the breaker's actor, but not the process.
 //
+// The breaker of one key is ordered by "keyed_breaker/" and the key, whatever that is. It is made if it is not there; when
+// there is no place for it the error is a *messages.RejectedError. It stays for as long as the order is in force.
+//
 // It waits for 5 s at most: the actor may be waiting for its restart. An order that it gave up waiting for stays in the
 // queue, and is in force when the actor is back.
 //
@@ -20,20 +23,37 @@ func (p *Pipeline) Order(layer string, o policy.BreakerOrder) error {
 	if err := o.Validate(); err != nil {
 		return fmt.Errorf("pipeline %q: %w", p.name, err)
 	}
+	name, key, named := strings.Cut(layer, "/")
 	for _, l := range p.stack {
-		if l.base().name != layer {
+		if l.base().name != name {
 			continue
 		}
-		b, ok := l.(*breaker)
-		if !ok {
-			return fmt.Errorf("pipeline %q: %w", p.name, &messages.FieldError{Field: "layer", Value: layer, Allowed: "a breaker"})
+		var err error
+		switch b := l.(type) {
+		case *breaker:
+			if named {
+				return p.notOrdered(layer, name+": it has no keys")
+			}
+			err = b.order(o)
+		case *keyedBreaker:
+			if !named {
+				return p.notOrdered(layer, name+"/ and the key of the breaker that is meant")
+			}
+			err = b.order(key, o)
+		default:
+			return p.notOrdered(layer, "a breaker")
 		}
-		if err := b.order(o); err != nil {
+		if err != nil {
 			return fmt.Errorf("pipeline %q: layer %q: %w", p.name, layer, err)
 		}
 		return nil
 	}
 	return fmt.Errorf("pipeline %q: layer %q: %w", p.name, layer, messages.ErrNotFound)
+}
+
+// notOrdered is the error of an order to what takes none.
+func (p *Pipeline) notOrdered(layer, allowed string) error {
+	return fmt.Errorf("pipeline %q: %w", p.name, &messages.FieldError{Field: "layer", Value: layer, Allowed: allowed})
 }
 
 func (b *breaker) order(o policy.BreakerOrder) error {
@@ -49,7 +69,7 @@ var breakerKinds = [...]messages.Kind{
 
 // announce makes the events of what changed between two snapshots: first what became of orders, then of the state. It
 // runs in the actor.
-func (b *breaker) announce(old, s *policy.BreakerSnapshot) {
+func announce(old, s *policy.BreakerSnapshot, tell func(messages.Event)) {
 	obeyed := s.Orders != old.Orders
 	if was := old.Order; was.Kind != 0 && (obeyed || s.Order.Kind == 0) {
 		e := messages.Event{Kind: messages.BreakerOrderEnded, Reason: "its time is up", Data: map[string]any{"kind": was.Kind.String(), "by": was.By, "cause": "expired"}}
@@ -57,10 +77,10 @@ func (b *breaker) announce(old, s *policy.BreakerSnapshot) {
 			e.Reason = s.Given.Reason
 			e.Data["cause"], e.Data["ended_by"] = s.Given.Kind.String(), s.Given.By
 		}
-		b.tell(e)
+		tell(e)
 	}
 	if o := s.Given; obeyed && o.Kind != policy.Automatic {
-		b.tell(messages.Event{Kind: messages.BreakerOrdered, Reason: o.Reason, Data: map[string]any{
+		tell(messages.Event{Kind: messages.BreakerOrdered, Reason: o.Reason, Data: map[string]any{
 			"kind": o.Kind.String(), "by": o.By, "ttl_ms": o.TTL.Milliseconds(),
 		}})
 	}
@@ -77,7 +97,7 @@ func (b *breaker) announce(old, s *policy.BreakerSnapshot) {
 	case policy.Ramping:
 		data["share"] = s.Share
 	}
-	b.tell(messages.Event{Kind: breakerKinds[s.State], Reason: strings.ReplaceAll(string(s.Cause), "_", " "), Data: data})
+	tell(messages.Event{Kind: breakerKinds[s.State], Reason: strings.ReplaceAll(string(s.Cause), "_", " "), Data: data})
 }
 
 func (b *breaker) tell(e messages.Event) {

@@ -67,11 +67,14 @@ func (l *layerBase) inForce() policy.Config { return l.made }
 // gatekeeper is a layer that admits or refuses, and is told how what it admitted ended. It takes part in permits too.
 type gatekeeper interface {
 	layer
-	holder
 	// admit makes the call hold what it was given, or refuses it. One that only observes does not wait, and lets pass
-	// what it would have refused: without a hold, and told by wouldHave.
+	// what it would have refused: without a hold, and told by wouldHave. Who holds it is an ender, as the layer is.
 	admit(*call) error
-	// done takes the hold back; err and the call's verdict say how it ended. h is valid until the call holds something else.
+	ender
+}
+
+// ender takes a hold back; err and the call's verdict say how it ended. h is valid until the call holds something else.
+type ender interface {
 	done(c *call, h *hold, err error)
 }
 
@@ -135,6 +138,8 @@ func newLayer(b layerBase, cfg policy.Config) (layer, error) {
 		return newIdempotency(b, cfg), nil
 	case policy.Fallback:
 		return newFallback(b, cfg), nil
+	case policy.Keyed:
+		return newKeyed(b, cfg)
 	case policy.Timeout:
 		return &timeout{settled: settled[policy.Timeout]{layerBase: b, first: cfg}}, nil
 	case policy.AttemptTimeout:

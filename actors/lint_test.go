@@ -104,6 +104,34 @@ func TestLints(t *testing.T) {
 	}
 }
 
+// What holds of a policy holds of one for each key.
+func TestLintLooksThroughKeys(t *testing.T) {
+	total, each := policy.Timeout{Limit: time.Second}, policy.AttemptTimeout{Limit: 100 * time.Millisecond}
+	by := func(cfg policy.Config) policy.Config { return policy.Keyed{Each: cfg} }
+	slow := policy.Breaker{SlowCall: 2 * time.Second}
+	for _, stack := range [][]policy.Config{
+		{slow, policy.Retry{}},
+		{total, slow},
+		{policy.Bulkhead{Permits: 300, Queue: 1, MaxWait: 2 * time.Second}, policy.Breaker{}},
+		{total, policy.Bulkhead{Queue: 1, MaxWait: 2 * time.Second}, each},
+		{policy.Retry{}, policy.RateLimit{Limit: 1, Queue: 1, MaxWait: time.Hour}},
+	} {
+		var keyed []policy.Config
+		for _, cfg := range stack {
+			switch cfg.(type) {
+			case policy.Breaker, policy.Bulkhead, policy.RateLimit:
+				cfg = by(cfg)
+			}
+			keyed = append(keyed, cfg)
+		}
+		want := codes(stack...)
+		require.NotEmpty(t, want)
+		require.Equal(t, want, codes(keyed...))
+	}
+	cfg := by(policy.Breaker{Consecutive: 3}).WithDefaults()
+	require.Equal(t, "each consecutive 3, each open for 30s, each probes 3, each successes 3, each dwell 30s, key custom, max 100000, idle 10m", joined(describe(cfg)))
+}
+
 func TestRecommendedNestingHasNoWarning(t *testing.T) {
 	key := func(c messages.Context) string { return c.OrderID }
 	all := []policy.Config{ // in the order of the README's table
@@ -116,6 +144,7 @@ func TestRecommendedNestingHasNoWarning(t *testing.T) {
 		policy.Retry{},
 		policy.Hedge{Idempotent: true},
 		policy.Breaker{},
+		policy.Keyed{Each: policy.Breaker{}},
 		policy.Shed{Limit: 10},
 		policy.Adaptive{},
 		policy.Bulkhead{},

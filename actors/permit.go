@@ -94,7 +94,7 @@ func (t Permit) Done(err error) {
 	for r.holds > 0 {
 		h := &r.held[r.holds-1]
 		r.unhold()
-		if g, ok := h.by.(gatekeeper); ok {
+		if g, ok := h.by.(ender); ok {
 			g.done(&r.call, h, err)
 		} else {
 			h.by.drop(&r.call, h.token)

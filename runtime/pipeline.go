@@ -3,6 +3,7 @@ package runtime
 import (
 	"context"
 	"fmt"
+	"iter"
 
 	"github.com/forseti-go/forseti/actors"
 	"github.com/forseti-go/forseti/actors/policy"
@@ -135,12 +136,33 @@ func (p Pipeline) Observe(layer string, on bool) error {
 }
 
 // Order gives the breaker of that name an operator's order: force it open or closed, disable it, reset it, or lift the
-// order in force. It returns when the order is in force. A breaker that only observes does not act on it.
+// order in force. It returns when the order is in force. A breaker that only observes does not act on it. The breaker of one
+// key is "keyed_breaker/" and the key.
 func (p Pipeline) Order(layer string, o policy.BreakerOrder) error {
 	if p.p == nil {
 		return errNoPipeline
 	}
 	return p.p.Order(layer, o)
+}
+
+// KeyState is what one key of a layer is doing.
+type KeyState = actors.KeyState
+
+// Keys lists the keys that a layer keeps apart ("keyed_breaker"), in no order, while calls run. It is empty if there is no
+// such layer.
+func (p Pipeline) Keys(layer string) iter.Seq[KeyState] {
+	if p.p == nil {
+		return func(func(KeyState) bool) {}
+	}
+	return p.p.Keys(layer)
+}
+
+// KeyState is what one key of a layer is doing; false when nothing is kept of it.
+func (p Pipeline) KeyState(layer, key string) (KeyState, bool) {
+	if p.p == nil {
+		return KeyState{}, false
+	}
+	return p.p.KeyState(layer, key)
 }
 
 // Limit is how many calls the adaptive limit of that name ("adaptive") lets run at once; during a probe it is fewer. It is

@@ -132,6 +132,14 @@ func (c *BreakerCore) Idle() bool {
 // higher must not fall asleep.
 func (c *BreakerCore) Credited() uint64 { return c.seen.credited }
 
+// Blank reports whether it holds nothing against the downstream, as of the last fact, nor an order: one that is made from
+// its snapshot, and told of the same successes, decides the same.
+func (c *BreakerCore) Blank() bool {
+	n := c.seen.counts()
+	return c.snap.State == Closed && c.snap.Order.Kind == 0 && n.Bad == 0 && n.Slow == 0 &&
+		(c.seen.run == 0 || c.snap.Settings.Consecutive == 0)
+}
+
 // applyCounting takes what calls came to while closed or ramping.
 func (c *BreakerCore) applyCounting(f BreakerFact) bool {
 	later := c.seen.later(f.Seen)
