@@ -4,7 +4,10 @@ GO      ?= go
 GOFUMPT := mvdan.cc/gofumpt@v0.12.0
 STATIC  := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help demo build test quick check fmt bench fuzz golden cover clean
+# Modules of their own, beside the root's: what they need, users of the library do not.
+MODULES := cmd/forseti-bench
+
+.PHONY: help demo build test quick check fmt bench gates fuzz golden cover clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +22,7 @@ build: ## the forseti command, into bin/
 test: ## everything, race detector on; then the allocation counts, which that detector would falsify
 	$(GO) test -race -timeout 10m ./...
 	$(GO) test -run 'Allocations' ./actors
+	@for m in $(MODULES); do echo "module $$m"; (cd $$m && $(GO) test -race -timeout 10m ./...) || exit 1; done
 
 quick: ## the tests that take seconds
 	$(GO) test -short ./messages/... ./actors/... ./sinks/... ./runtime/...
@@ -28,13 +32,19 @@ check: ## what a change must pass: format, vet, staticcheck, tidy, and all tests
 	$(GO) vet ./...
 	$(GO) run $(STATIC) ./...
 	$(GO) mod tidy -diff
+	@for m in $(MODULES); do echo "module $$m"; \
+	  (cd $$m && $(GO) vet ./... && $(GO) run $(STATIC) ./... && $(GO) mod tidy -diff) || exit 1; done
 	$(MAKE) test
 
 fmt: ## format
 	$(GO) run $(GOFUMPT) -w .
 
+BENCHFLAGS ?=
+bench: ## beside other libraries, and the goals: a table and bin/bench.json; a quarter of an hour. BENCHFLAGS='-only breaker', -list
+	@cd cmd/forseti-bench && $(GO) build -o ../../bin/forseti-bench . && ../../bin/forseti-bench $(BENCHFLAGS)
+
 BENCH ?= .
-bench: ## hot paths beside their goals: ns, bytes and allocations; serial, on all processors, from 64 goroutines
+gates: ## our own hot paths: ns, bytes and allocations; serial, on all processors, from 64 goroutines
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./actors
 
 FUZZTIME ?= 30s
