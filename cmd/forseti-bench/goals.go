@@ -12,6 +12,8 @@ type subject struct {
 // mode is one way to run a trial, and what is asked of it.
 type mode struct {
 	name string // the last element of the benchmark's name
+	// benchtime is instead of the flag's, and of one round only: it counts what does not vary.
+	benchtime string
 	// ns is the goal in nanoseconds. It is shown and not judged: a slower machine has not missed anything.
 	ns float64
 	// most bounds figures of ours that no machine changes, by unit.
@@ -24,12 +26,11 @@ const bestRival = "best"
 
 // trial is one kind of work: ours beside the rivals.
 type trial struct {
-	work      string
-	unit      string // what is compared. Default ns/op
-	benchtime string // instead of the flag's
-	ours      subject
-	rivals    []subject
-	modes     []mode
+	work   string
+	unit   string // what is compared. Default ns/op
+	ours   subject
+	rivals []subject
+	modes  []mode
 }
 
 // packages is where the benchmarks lie: the bare gates beside what they measure, all else in this module.

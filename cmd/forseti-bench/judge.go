@@ -29,7 +29,7 @@ type figure struct {
 	Median  float64   `json:"median"`
 	Rounds  []float64 `json:"rounds"`  // in the order they were run
 	Metrics sample    `json:"metrics"` // of the best round
-	// Starved says that no round had all the processors it should have had.
+	// Starved says that no round had the processors it should have had: one, or all.
 	Starved bool   `json:"starved,omitempty"`
 	Differs string `json:"differs,omitempty"`
 }
@@ -154,7 +154,11 @@ func limits(r row) string {
 // amount says a figure with its unit, as exactly as it can be known.
 func amount(v float64, unit string) string {
 	digits := 0
-	if v < 100 && v != math.Trunc(v) {
+	switch {
+	case v == math.Trunc(v) || v >= 100:
+	case v < 1:
+		digits = 2
+	default:
 		digits = 1
 	}
 	return strconv.FormatFloat(v, 'f', digits, 64) + " " + strings.TrimSuffix(unit, "/op")

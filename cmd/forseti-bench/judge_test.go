@@ -127,14 +127,6 @@ func TestMissesAreSaidInWords(t *testing.T) {
 	require.Empty(t, misses([]row{judge(trial{}, mode{ns: 1}, ours, nil)}))
 }
 
-func TestOnlyModesThatUseAllProcessorsAskForThem(t *testing.T) {
-	for mode, want := range map[string]float64{serial: 0, parallel: 1.8, crowd: 1.8, "1M keys": 0} {
-		require.InDelta(t, want, processors(modeOf(mode), 2), 1e-9, mode)
-	}
-}
-
-func modeOf(name string) mode { return mode{name: name} }
-
 // Goals that name a rival name one of the trial's own.
 func TestGoalsNameRivals(t *testing.T) {
 	seen := map[string]bool{}

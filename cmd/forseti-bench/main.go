@@ -94,8 +94,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitMet
 	}
 	r, err := measureAll(ctx, s, chosen, stderr)
-	if err == nil {
+	switch {
+	case err == nil:
 		err = r.publish(ctx, s, stdout)
+	case r != nil && len(r.Rows) > 0: // what was measured until then is worth its minutes
+		r.print(stdout, coloured(stdout))
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "forseti-bench:", err)
@@ -144,6 +147,7 @@ func list(w io.Writer, chosen []choice) {
 
 var errNothing = errors.New("nothing that is measured matches -only; see -list")
 
+// measureAll measures what was chosen. With an error, it returns what was measured before.
 func measureAll(ctx context.Context, s settings, chosen []choice, stderr io.Writer) (*report, error) {
 	if goruntime.GOOS != "linux" {
 		return nil, errors.New("it pins threads and reads their processor time as Linux lets it, and runs on nothing else")
@@ -170,7 +174,7 @@ func measureAll(ctx context.Context, s settings, chosen []choice, stderr io.Writ
 		fmt.Fprintf(stderr, "%d of %d: %s, %s\n", i+1, len(chosen), c.work, c.mode.name)
 		row, err := b.measure(ctx, c.trial, c.mode)
 		if err != nil {
-			return nil, err
+			return r, err
 		}
 		r.Rows = append(r.Rows, row)
 	}

@@ -14,23 +14,27 @@ const (
 	closes = "<!-- /bench -->"
 )
 
-// markdown is the rows that have a goal, beside the rivals that the goals name, or else the best.
+// markdown is the rows that have a goal, beside the rivals that the goals name, or else the best. What is asked of ours
+// alone stands in the first line of its row.
 func (r *report) markdown() string {
 	var b strings.Builder
 	b.WriteString("| work | mode | ours | rival | rival's | ratio | goal | |\n|---|---|---|---|---|---|---|---|\n")
 	for _, row := range r.Rows {
-		if own := limits(row); own != "" {
-			fmt.Fprintf(&b, "| %s | %s | %s | | | | %s | %s |\n", row.Work, row.Mode, cost(row.Ours, row.Unit), goals(own), row.Verdict)
+		lead := fmt.Sprintf("%s | %s | %s", row.Work, row.Mode, cost(row.Ours, row.Unit))
+		own, verdict := limits(row), row.Verdict
+		line := func(rival string) {
+			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", lead, rival, strings.ReplaceAll(own, "<=", "≤"), verdict)
+			lead, own, verdict = " | | ", "", noGoal // said once
 		}
-		for _, a := range row.Rivals {
-			switch {
-			case a.Goal > 0:
-				fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %.3gx | %s | %s |\n",
-					row.Work, row.Mode, cost(row.Ours, row.Unit), a.Name, cost(a.figure, row.Unit), a.Ratio, goals(fmt.Sprintf("<= %gx", a.Goal)), a.Verdict)
-			case a.IsBest && row.NS > 0:
-				fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %.3gx | | %s |\n",
-					row.Work, row.Mode, cost(row.Ours, row.Unit), a.Name, cost(a.figure, row.Unit), a.Ratio, a.Verdict)
+		for _, a := range row.named() {
+			if a.Goal > 0 {
+				own = strings.TrimPrefix(own+fmt.Sprintf(", <= %gx", a.Goal), ", ")
+				verdict = both(verdict, a.Verdict)
 			}
+			line(fmt.Sprintf("%s | %s | %.3gx", a.Name, cost(a.figure, row.Unit), a.Ratio))
+		}
+		if own != "" { // there is no rival
+			line(" | | ")
 		}
 	}
 	b.WriteString("\n")
@@ -40,7 +44,32 @@ func (r *report) markdown() string {
 	return strings.TrimSuffix(b.String(), "<br>\n") + "\n"
 }
 
-func goals(s string) string { return strings.ReplaceAll(s, "<=", "≤") }
+// named is the rivals that goals name; if there are none, the best, if there is any other goal.
+func (r row) named() []against {
+	var named, best []against
+	for _, a := range r.Rivals {
+		if a.Goal > 0 {
+			named = append(named, a)
+		} else if a.IsBest {
+			best = append(best, a)
+		}
+	}
+	if len(named) == 0 && limits(r) != "" {
+		return best
+	}
+	return named
+}
+
+// both is the verdict on two goals: one that is missed counts, and then one that is met.
+func both(a, b verdict) verdict {
+	switch {
+	case a == missed || b == missed:
+		return missed
+	case a == met || b == met:
+		return met
+	}
+	return noGoal
+}
 
 var errNoMarkers = errors.New("it has no line " + opens + " with a line " + closes + " below it")
 

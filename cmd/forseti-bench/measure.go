@@ -31,7 +31,9 @@ func build(ctx context.Context, dir string) (*bench, error) {
 		}
 		b.dirs[key] = strings.TrimSpace(out)
 		b.binaries[key] = filepath.Join(dir, key+".test")
-		if _, err := output(exec.CommandContext(ctx, "go", "test", "-c", "-o", b.binaries[key], path)); err != nil {
+		compile := exec.CommandContext(ctx, "go", "test", "-c", "-o", b.binaries[key], ".")
+		compile.Dir = b.dirs[key] // in its own module, with the versions that module has chosen
+		if _, err := output(compile); err != nil {
 			return nil, fmt.Errorf("building the benchmarks of %s: %w", path, err)
 		}
 	}
@@ -63,8 +65,8 @@ func (b *bench) run(ctx context.Context, pkg, pattern, benchtime string) (map[st
 // once runs one benchmark once.
 func (b *bench) once(ctx context.Context, t trial, m mode, s subject) (sample, error) {
 	benchtime := b.benchtime
-	if t.benchtime != "" {
-		benchtime = t.benchtime
+	if m.benchtime != "" {
+		benchtime = m.benchtime
 	}
 	name := s.bench + "/" + m.name
 	got, err := b.run(ctx, s.pkg, pattern(name), benchtime)
@@ -78,32 +80,16 @@ func (b *bench) once(ctx context.Context, t trial, m mode, s subject) (sample, e
 	return found, nil
 }
 
-// measure runs a trial in one mode: ours and the rivals take turns, and who begins changes from round to round, so that
-// whatever else the machine does meets all of them. A round that did not have its processors is run again, as long as
-// there were not twice as many tries as rounds.
+// measure runs a trial in one mode.
 func (b *bench) measure(ctx context.Context, t trial, m mode) (row, error) {
-	entrants := append([]subject{t.ours}, t.rivals...)
-	samples := make([][]sample, len(entrants))
-	wanted := processors(m, goruntime.GOMAXPROCS(0))
-	spare := make([]int, len(entrants))
-	for i := range spare {
-		spare[i] = b.rounds
+	entrants, rounds := append([]subject{t.ours}, t.rivals...), b.rounds
+	if m.benchtime != "" {
+		rounds = 1
 	}
-	for round := range b.rounds {
-		for turn := range entrants {
-			i := (round + turn) % len(entrants)
-			for {
-				s, err := b.once(ctx, t, m, entrants[i])
-				if err != nil {
-					return row{}, err
-				}
-				samples[i] = append(samples[i], s)
-				if s["cpus"] >= wanted || spare[i] == 0 {
-					break
-				}
-				spare[i]--
-			}
-		}
+	wanted := processors(m, goruntime.GOMAXPROCS(0))
+	samples, err := takeTurns(len(entrants), rounds, wanted, func(i int) (sample, error) { return b.once(ctx, t, m, entrants[i]) })
+	if err != nil {
+		return row{}, err
 	}
 	var figures []figure
 	for i, s := range entrants {
@@ -112,10 +98,36 @@ func (b *bench) measure(ctx context.Context, t trial, m mode) (row, error) {
 	return judge(t, m, figures[0], figures[1:]), nil
 }
 
-// processors is how many processors a round in that mode must have had to count, of those there are: nine tenths of all,
-// when it was to use all.
+// takeTurns runs all entrants in each round, so that whatever else the machine does meets all of them; who begins changes
+// from round to round. A turn that did not have the processors wanted is taken again, so long as the entrant has not had
+// twice as many turns as there are rounds.
+func takeTurns(entrants, rounds int, wanted float64, once func(entrant int) (sample, error)) ([][]sample, error) {
+	samples := make([][]sample, entrants)
+	for round := range rounds {
+		for turn := range entrants {
+			i := (round + turn) % entrants
+			for {
+				s, err := once(i)
+				if err != nil {
+					return nil, err
+				}
+				samples[i] = append(samples[i], s)
+				if left := rounds - round - 1; s["cpus"] >= wanted || len(samples[i])+left >= 2*rounds {
+					break
+				}
+			}
+		}
+	}
+	return samples, nil
+}
+
+// processors is how many processors a round in that mode must have had to count, of those there are: nine tenths of what
+// it was to use. What only counts, and takes no time, needs none.
 func processors(m mode, of int) float64 {
-	if m.name == parallel || m.name == crowd {
+	switch m.name {
+	case serial:
+		return 0.9
+	case parallel, crowd:
 		return 0.9 * float64(of)
 	}
 	return 0

@@ -46,7 +46,7 @@ func (r row) lines() (table [][]cell) {
 	return table
 }
 
-// cost is a figure with its allocations; ~ says that it did not have its processors.
+// cost is a figure with its allocations; ~ says that no round had its processors.
 func cost(f figure, unit string) string {
 	said := amount(f.Best, unit)
 	if n, ok := f.Metrics["allocs/op"]; ok && unit == "ns/op" {
@@ -101,7 +101,7 @@ func (r *report) notes() (notes []string) {
 		}
 	}
 	if starved {
-		notes = append(notes, "~: no round had all the processors: the machine is busy, or the work waits for itself.")
+		notes = append(notes, "~: no round had its processors, one or all: the machine is busy, or the work waits for itself.")
 	}
 	return notes
 }

@@ -38,7 +38,7 @@ nobody asked  serial  13.1 ns, 0  * slow   ~100 ns, 3  0.131x                   
 
 figures: time, and allocations, of one operation. *: the best rival that does the same work. (Goals) are not judged.
 other (some work): does less.
-~: no round had all the processors: the machine is busy, or the work waits for itself.
+~: no round had its processors, one or all: the machine is busy, or the work waits for itself.
 missed: some work, serial: 0.131x slow, the goal is 0.1x
 `, b.String())
 	require.NotContains(t, b.String(), "\x1b")
@@ -58,15 +58,20 @@ func TestTableInColourHasTheSameText(t *testing.T) {
 }
 
 func TestMarkdown(t *testing.T) {
+	r := someReport()
+	ours := r.Rows[0].Ours
+	r.Rows[0].Rivals[1].Goal, r.Rows[0].Rivals[1].Verdict = 0.5, met
+	r.Rows = append(r.Rows, judge(trial{work: "alone"}, mode{name: "serial", most: allocs(0)}, ours, nil))
 	require.Equal(t, `| work | mode | ours | rival | rival's | ratio | goal | |
 |---|---|---|---|---|---|---|---|
-| some work | serial | 13.1 ns, 0 | | | | ≤ 0 allocs, (15 ns) | ok |
-| some work | serial | 13.1 ns, 0 | slow | ~100 ns, 3 | 0.131x | ≤ 0.1x | MISS |
+| some work | serial | 13.1 ns, 0 | slow | ~100 ns, 3 | 0.131x | ≤ 0 allocs, (15 ns), ≤ 0.1x | MISS |
+|  | |  | other | 1234 ns | 0.0106x | ≤ 0.5x | ok |
+| alone | serial | 13.1 ns, 0 |  | |  | ≤ 0 allocs | ok |
 
 go1.26, linux/amd64, some CPU, GOMAXPROCS 2, kernel 6.18, load 0.1<br>
 2026-11-23T20:00:00Z, commit unknown, best of 5 rounds of 200ms<br>
 a/slow v1.2.3
-`, someReport().markdown())
+`, r.markdown())
 }
 
 func TestMarkdownStandsBetweenItsMarkers(t *testing.T) {
@@ -80,5 +85,18 @@ func TestMarkdownStandsBetweenItsMarkers(t *testing.T) {
 	for _, text := range []string{"", "above\n", "<!-- bench -->\n", "<!-- /bench -->\n<!-- bench -->\n"} {
 		_, err := between([]byte(text), "new\n")
 		require.ErrorIs(t, err, errNoMarkers)
+	}
+}
+
+func TestVerdictOnTwoGoals(t *testing.T) {
+	for _, row := range []struct{ a, b, want verdict }{
+		{met, met, met},
+		{met, noGoal, met},
+		{noGoal, met, met},
+		{missed, met, missed},
+		{noGoal, missed, missed},
+		{noGoal, noGoal, noGoal},
+	} {
+		require.Equal(t, row.want, both(row.a, row.b))
 	}
 }
