@@ -96,8 +96,8 @@ func TestREADMEShowsWhatIsMeasured(t *testing.T) {
 	rows := 0
 	for line := range strings.Lines(table) {
 		cells := strings.Split(line, " | ")
-		if len(cells) < 3 || strings.HasPrefix(line, "| work") {
-			continue
+		if len(cells) < 3 || strings.HasPrefix(line, "| work") || strings.HasPrefix(line, "|  |") {
+			continue // no row, or one more rival of the row above
 		}
 		rows++
 		exactly := regexp.MustCompile("^" + regexp.QuoteMeta(strings.TrimPrefix(cells[0], "| ")+", "+cells[1]) + "$")
