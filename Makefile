@@ -5,10 +5,10 @@ GOFUMPT := mvdan.cc/gofumpt@v0.12.0
 STATIC  := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # Modules of their own, so that what they need is linked by their users only. each runs a command in every one of them.
-MODULES := runtime/forsetigrpc
+MODULES := runtime/forsetigrpc cmd/forseti-bench
 each     = @set -e; for m in $(MODULES); do echo "$$m: $(1)"; (cd $$m && $(1)); done
 
-.PHONY: help demo build test quick check fmt bench fuzz golden cover clean
+.PHONY: help demo build test quick check fmt bench gates fuzz golden cover clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,8 +42,12 @@ check: ## what a change must pass: format, vet, staticcheck, tidy, and all tests
 fmt: ## format
 	$(GO) run $(GOFUMPT) -w .
 
+BENCHFLAGS ?=
+bench: ## beside other libraries, and the goals: a table and bin/bench.json; a quarter of an hour. BENCHFLAGS='-only breaker', -list
+	@cd cmd/forseti-bench && $(GO) build -o ../../bin/forseti-bench . && ../../bin/forseti-bench $(BENCHFLAGS)
+
 BENCH ?= .
-bench: ## hot paths beside their goals: ns, bytes and allocations; serial, on all processors, from 64 goroutines
+gates: ## our own hot paths: ns, bytes and allocations; serial, on all processors, from 64 goroutines
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./actors
 
 FUZZTIME ?= 30s

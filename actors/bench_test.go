@@ -54,25 +54,41 @@ func modesOf(b *testing.B, goal float64, newOp func() func()) {
 		pin()
 		op := newOp()
 		b.ReportAllocs()
+		stop := processors(b)
 		for b.Loop() {
 			op()
 		}
+		stop()
 		b.ReportMetric(goal, "goal-ns/op")
 	})
 	parallel := func(b *testing.B, each int) {
 		pin()
 		b.ReportAllocs()
 		b.SetParallelism(each)
+		stop := processors(b)
 		b.RunParallel(func(pb *testing.PB) {
 			op := newOp()
 			for pb.Next() {
 				op()
 			}
 		})
+		stop()
 		b.ReportMetric(goal, "goal-ns/op")
 	}
 	b.Run("parallel", func(b *testing.B) { parallel(b, 1) })
 	b.Run("64goroutines", func(b *testing.B) { parallel(b, max(64/goruntime.GOMAXPROCS(0), 1)) })
+}
+
+// processors reports how many processors the process had, on the average, from now until the function it returns is
+// called: a "parallel" one that had to share them measures something else.
+func processors(b *testing.B) (stop func()) {
+	spent := func() time.Duration {
+		var u unix.Rusage
+		_ = unix.Getrusage(unix.RUSAGE_SELF, &u)
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	cpu, begin := spent(), time.Now()
+	return func() { b.ReportMetric(float64(spent()-cpu)/float64(time.Since(begin)), "cpus") }
 }
 
 func noop() (int, error)                       { return 1, nil }

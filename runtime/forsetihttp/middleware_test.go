@@ -377,10 +377,10 @@ func TestDetachedHandlerGoesOnAfterTheAnswer(t *testing.T) {
 			var errs []error
 			for i := 0; ; i++ { // as it is answered
 				w.Header().Set("X-Handler", fmt.Sprint(i))
-				_, err := w.Write([]byte("."))
 				if i > 1000 {
 					time.Sleep(time.Millisecond) // else what is held back overflows, and the response begins
 				}
+				_, err := w.Write([]byte("."))
 				select {
 				case <-stop:
 					rc := http.NewResponseController(w)

@@ -1,0 +1,250 @@
+package main
+
+// subject is one benchmark, as the table names it and as the test binary knows it.
+type subject struct {
+	name  string
+	pkg   string // a key of packages
+	bench string // without "Benchmark" and the mode: "BreakerGate/closed"
+	// differs says what it does less than the others, or otherwise. It is then shown, and never the best rival.
+	differs string
+}
+
+// mode is one way to run a trial, and what is asked of it.
+type mode struct {
+	name string // the last element of the benchmark's name
+	// benchtime is instead of the flag's, and of one round only: it counts what does not vary.
+	benchtime string
+	// ns is the goal in nanoseconds. It is shown and not judged: a slower machine has not missed anything.
+	ns float64
+	// most bounds figures of ours that no machine changes, by unit.
+	most map[string]float64
+	// ratios bounds ours by a rival's figure of the same run, by the rival's name; bestRival is whichever is best.
+	ratios map[string]float64
+}
+
+const bestRival = "best"
+
+// trial is one kind of work: ours beside the rivals.
+type trial struct {
+	work   string
+	unit   string // what is compared. Default ns/op
+	ours   subject
+	rivals []subject
+	modes  []mode
+}
+
+// packages is where the benchmarks lie: the bare gates beside what they measure, all else in this module.
+var packages = map[string]string{"actors": "github.com/forseti-go/forseti/actors", "rivals": "github.com/forseti-go/forseti/cmd/forseti-bench/rivals"}
+
+// rivalModules are the modules whose versions the table's header tells.
+var rivalModules = []string{
+	"github.com/avast/retry-go/v5", "github.com/cenkalti/backoff/v5", "github.com/cep21/circuit/v3", "github.com/eapache/go-resiliency",
+	"github.com/failsafe-go/failsafe-go", "github.com/hashicorp/golang-lru/v2", "github.com/juju/ratelimit", "github.com/sethvargo/go-retry",
+	"github.com/sony/gobreaker/v2", "go.uber.org/ratelimit", "golang.org/x/sync", "golang.org/x/time",
+}
+
+const (
+	serial   = "serial"
+	parallel = "parallel"
+	crowd    = "64goroutines"
+
+	alone     = "failsafe-go alone"
+	get       = "failsafe-go Get"
+	execution = "failsafe-go GetWithExecution"
+	async     = "failsafe-go GetAsync"
+
+	noWindow = "counts failures only, without a window"
+)
+
+func gate(bench string) subject { return subject{name: "forseti gate", pkg: "actors", bench: bench} }
+
+// of names entrants of one contest of package rivals.
+func of(contest, name string) subject {
+	return subject{name: name, pkg: "rivals", bench: contest + "/" + name}
+}
+
+func all(contest string, names ...string) (s []subject) {
+	for _, name := range names {
+		s = append(s, of(contest, name))
+	}
+	return s
+}
+
+func (s subject) but(differs string) subject {
+	s.differs = differs
+	return s
+}
+
+// ratio is a mode's goals by rival, and allocs what ours may allocate.
+type ratio = map[string]float64
+
+func allocs(n float64) map[string]float64 { return map[string]float64{"allocs/op": n} }
+
+// shown is modes without a goal.
+func shown(names ...string) (m []mode) {
+	for _, name := range names {
+		m = append(m, mode{name: name})
+	}
+	return m
+}
+
+// trials is all that is measured, in the table's order, with what is asked of it.
+var trials = []trial{
+	{
+		work: "breaker closed: admit and record, clock passed in",
+		ours: gate("BreakerGate/closed"), rivals: all("BreakerClosed", alone, get, "gobreaker Allow", "cep21 Run"),
+		modes: []mode{
+			{name: serial, ns: 15, most: allocs(0), ratios: ratio{alone: 0.25, get: 0.05}},
+			{name: parallel, ns: 15, most: allocs(0), ratios: ratio{alone: 0.25, get: 0.05}},
+			{name: crowd, ns: 10, most: allocs(0), ratios: ratio{alone: 0.05}},
+		},
+	},
+	{
+		work: "breaker closed: a call",
+		ours: of("BreakerClosed", "forseti Do0"),
+		rivals: append(all("BreakerClosed", get, "gobreaker Execute", "cep21 Run"),
+			of("BreakerClosed", "eapache Run").but(noWindow)),
+		modes: shown(serial, parallel, crowd),
+	},
+	{
+		work: "breaker closed: a permit",
+		ours: of("BreakerClosed", "forseti Acquire"), rivals: all("BreakerClosed", alone, "gobreaker Allow"),
+		modes: shown(serial, parallel, crowd),
+	},
+	{
+		work: "breaker open: refuse, clock passed in",
+		ours: gate("BreakerGate/open"), rivals: all("BreakerOpen", alone, get, "gobreaker Allow"),
+		modes: []mode{
+			{name: serial, ns: 5, most: allocs(0), ratios: ratio{alone: 0.1}},
+			{name: parallel, ns: 5, most: allocs(0), ratios: ratio{alone: 0.1}},
+		},
+	},
+	{
+		work: "breaker open: a call",
+		ours: of("BreakerOpen", "forseti Do0"),
+		rivals: append(all("BreakerOpen", get, "gobreaker Execute", "cep21 Run"),
+			of("BreakerOpen", "eapache Run").but(noWindow)),
+		modes: shown(serial, parallel),
+	},
+	{
+		work: "failing call: verdict awaited",
+		ours: gate("BreakerGate/failure awaited"), rivals: all("BreakerFailure", alone, "gobreaker Allow", "cep21 Run"),
+		modes: []mode{{name: serial, ns: 250}, {name: parallel, ns: 250}},
+	},
+	{
+		work: "failing call: a call",
+		ours: of("BreakerFailure", "forseti Do0"), rivals: all("BreakerFailure", get, "cep21 Run"),
+		modes: shown(serial, parallel),
+	},
+	{
+		work: "bulkhead: acquire and release",
+		ours: gate("BulkheadGate"), rivals: all("Bulkhead", alone, "x/sync semaphore", "eapache semaphore", "buffered channel"),
+		modes: []mode{
+			{name: serial, ns: 25, most: allocs(0), ratios: ratio{alone: 0.7}},
+			{name: parallel, ns: 15, most: allocs(0), ratios: ratio{alone: 0.3}},
+			{name: crowd},
+		},
+	},
+	{
+		work: "bulkhead: a call",
+		ours: of("Bulkhead", "forseti Do0"), rivals: all("Bulkhead", get),
+		modes: shown(serial, parallel),
+	},
+	{
+		work: "bulkhead: a permit",
+		ours: of("Bulkhead", "forseti Acquire"), rivals: all("Bulkhead", alone),
+		modes: shown(serial, parallel),
+	},
+	{
+		work: "five layers, two guards, hook; the rivals five layers only",
+		ours: of("FiveLayers", "forseti Do0"), rivals: all("FiveLayers", get, "hand-rolled"),
+		modes: []mode{
+			{name: serial, ns: 150, most: allocs(0), ratios: ratio{get: 0.12}},
+			{name: parallel, ns: 150, most: allocs(0), ratios: ratio{get: 0.12}},
+			{name: crowd, most: allocs(0)},
+		},
+	},
+	{
+		work: "the same, function with context",
+		ours: of("FiveLayersContext", "forseti Do"), rivals: all("FiveLayersContext", execution, "hand-rolled"),
+		modes: []mode{
+			{name: serial, ns: 300, most: allocs(1), ratios: ratio{execution: 0.2}},
+			{name: parallel, ns: 300, most: allocs(1), ratios: ratio{execution: 0.2}},
+		},
+	},
+	{
+		work: "the same, function that calls Done",
+		ours: of("FiveLayersDone", "forseti Do"), rivals: all("FiveLayersDone", execution, "hand-rolled"),
+		modes: []mode{{name: serial, ns: 700}, {name: parallel, ns: 700}},
+	},
+	{
+		work: "the same, asynchronous and awaited",
+		ours: of("FiveLayersAsync", "forseti Go"), rivals: all("FiveLayersAsync", async, "hand-rolled"),
+		modes: []mode{
+			{name: serial, ns: 800, most: allocs(1), ratios: ratio{async: 0.2}},
+			{name: parallel, ns: 800, most: allocs(1), ratios: ratio{async: 0.2}},
+		},
+	},
+	{
+		work: "64 asynchronous calls in flight, bulkhead",
+		ours: of("InFlight", "forseti Go"), rivals: all("InFlight", async, "hand-rolled"),
+		modes: shown(serial),
+	},
+	{
+		work: "rate limit: a token, clock passed in",
+		ours: gate("RateLimitGate/take"),
+		rivals: append(all("RateLimit", "x/time AllowN", alone, "juju TakeAvailable"),
+			of("RateLimit", "uber Take").but("spaces calls, and waits instead of refusing")),
+		modes: shown(serial, parallel),
+	},
+	{
+		work: "rate limit: a call",
+		ours: of("RateLimit", "forseti Do0"), rivals: append(all("RateLimit", get), of("RateLimit", "x/time Allow").but("a token, not a call")),
+		modes: shown(serial, parallel),
+	},
+	{
+		work: "adaptive limit: admit and sample, clock passed in",
+		ours: gate("AdaptiveGate"), rivals: all("Adaptive", alone),
+		modes: shown(serial, parallel),
+	},
+	{work: "adaptive limit: a call", ours: of("Adaptive", "forseti Do0"), rivals: all("Adaptive", get), modes: shown(serial, parallel)},
+	{
+		work: "throttle: admit and record, clock passed in",
+		ours: gate("ThrottleGate"), rivals: all("Throttle", alone),
+		modes: shown(serial, parallel),
+	},
+	{work: "throttle: a call", ours: of("Throttle", "forseti Do0"), rivals: all("Throttle", get), modes: shown(serial, parallel)},
+	{
+		work: "retry: success at once",
+		ours: of("Retry", "forseti Do0"), rivals: all("Retry", get, "avast Do", "cenkalti Retry", "sethvargo DoValue"),
+		modes: shown(serial, parallel),
+	},
+	{
+		work: "retry: one failure, no wait",
+		ours: of("RetryOnce", "forseti Do0"), rivals: all("RetryOnce", get, "avast Do", "cenkalti Retry", "sethvargo DoValue"),
+		modes: shown(serial),
+	},
+	{
+		work: "timeout: function without context",
+		ours: of("Timeout", "forseti Do0"), rivals: all("Timeout", get, "context.WithTimeout", "eapache deadline"),
+		modes: shown(serial, parallel),
+	},
+	{
+		work: "timeout: function that calls Done",
+		ours: of("TimeoutContext", "forseti Do"), rivals: all("TimeoutContext", execution, "context.WithTimeout"),
+		modes: shown(serial, parallel),
+	},
+	{work: "fallback: not needed", ours: of("Fallback", "forseti Do0"), rivals: all("Fallback", get), modes: shown(serial, parallel)},
+	{work: "fallback: answers", ours: of("FallbackAnswers", "forseti Do0"), rivals: all("FallbackAnswers", get), modes: shown(serial, parallel)},
+	{work: "hedge: not needed", ours: of("Hedge", "forseti Do"), rivals: all("Hedge", execution), modes: shown(serial, parallel)},
+	{
+		work: "cache: a hit",
+		ours: of("Cache", "forseti Do0"),
+		rivals: []subject{
+			of("Cache", get).but("its values do not expire"),
+			of("Cache", "hashicorp expirable").but("a look-up, not a call"),
+			of("Cache", "hashicorp lru").but("a look-up, not a call; its values do not expire"),
+		},
+		modes: shown(serial, parallel),
+	},
+}
