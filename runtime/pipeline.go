@@ -169,6 +169,14 @@ func (p Pipeline) InFlight() (inFlight, abandoned int) {
 	return p.p.InFlight()
 }
 
+// Depths is how much waits in the pipeline's queues now; all of them are bounded.
+func (p Pipeline) Depths() actors.Depths {
+	if p.p == nil {
+		return actors.Depths{}
+	}
+	return p.p.Depths()
+}
+
 // Dropped is how many records the hooks could not take, and how many dead letters the sinks lost.
 func (p Pipeline) Dropped() (records, letters uint64) {
 	if p.p == nil {

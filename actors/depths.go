@@ -1,0 +1,46 @@
+package actors
+
+import "sort"
+
+// Depths is how much waits inside a pipeline, as of about now: it is read while calls run, without stopping any.
+type Depths struct {
+	Intake  int // asynchronous calls and tasks accepted and not ended, as InFlight
+	Hooks   int // records in the fullest ring of a hook
+	Letters int // dead letters accepted and not kept, of the sink that has most of them
+	Waiting int // calls that wait for a permit or a token
+}
+
+// Depths is how much waits in the pipeline's queues. Each of them is bounded: by Spec.Intake, Hook.Queue, the 1024 letters
+// of a sink, and the Queue of each layer that has one.
+func (p *Pipeline) Depths() Depths {
+	d := Depths{Intake: int(p.intake.used.Load())}
+	for _, h := range p.hooks {
+		d.Hooks = max(d.Hooks, h.depth())
+	}
+	for _, s := range p.sinks {
+		d.Letters = max(d.Letters, int(s.open.Load()))
+	}
+	for _, l := range p.stack {
+		if q, ok := l.(queuer); ok {
+			d.Waiting += q.waiters()
+		}
+	}
+	return d
+}
+
+// queuer is a layer in which calls may wait.
+type queuer interface{ waiters() int }
+
+func (b *bulkhead) waiters() int  { return int(b.queued.Load()) }
+func (l *rateLimit) waiters() int { return int(l.queued.Load()) }
+func (a *adaptive) waiters() int  { return int(a.waiting.Load()) }
+
+// depth is how many records lie in the ring. Who drains it keeps its place to itself, so that place is looked for: behind
+// it all cells are full, before it they are free.
+func (a *hookActor) depth() int {
+	tail := a.tail.Load()
+	return sort.Search(len(a.cells), func(n int) bool {
+		at := tail - uint64(n) - 1 // below zero nothing was pushed: those cells are free too, hence the sign of the difference
+		return int64(a.cells[at&a.mask].seq.Load()-at-1) > 0
+	})
+}

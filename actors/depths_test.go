@@ -1,0 +1,77 @@
+package actors
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/forseti-go/forseti/actors/policy"
+	"github.com/forseti-go/forseti/messages"
+)
+
+// The ring's depth is found without the place of the one who drains it, wherever the ring's ends lie.
+func TestDepthOfARing(t *testing.T) {
+	p := &Pipeline{}
+	a := newHookActor(p, Hook{Queue: 8}, 0)
+	a.armed.Store(true) // nobody drains but this test
+	p.sys = prepared(Options{})
+	c := &call{p: p}
+	for round := range 50 {
+		n := round % (len(a.cells) + 1)
+		for i := range n {
+			require.Equal(t, i, a.depth())
+			a.push(c, nil)
+		}
+		require.Equal(t, n, a.depth())
+		a.pipe = p
+		a.tell()
+		require.Zero(t, a.depth())
+	}
+	for range len(a.cells) + 3 {
+		a.push(c, nil)
+	}
+	require.Equal(t, len(a.cells), a.depth())
+	require.EqualValues(t, 3, a.dropped.Load())
+}
+
+type stuckSink struct{ release chan struct{} }
+
+func (stuckSink) Name() string { return "stuck" }
+func (s stuckSink) Handle(context.Context, *messages.DeadLetter) (string, error) {
+	<-s.release
+	return "id", nil
+}
+
+func TestDepthsTellWhatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := stuckSink{make(chan struct{})}
+		entered, release := make(chan struct{}), make(chan struct{})
+		p := newPipeline(t, newSystem(t), Spec{
+			Layers: []policy.Config{policy.Bulkhead{Permits: 1, Queue: 4}},
+			Hooks:  []Hook{{OnFailure: func(Moment) { <-sink.release }}}, Sinks: []FailureSink{sink},
+		})
+		require.Equal(t, Depths{}, p.Depths())
+		for range 3 {
+			_, err := Do(t.Context(), p, nil, fails)
+			require.ErrorIs(t, err, errBoom)
+		}
+		synctest.Wait()
+		require.Equal(t, Depths{Hooks: 2, Letters: 3}, p.Depths(), "the hook has one in hand")
+		first := Go(t.Context(), p, nil, func(context.Context) (int, error) { close(entered); <-release; return 1, nil })
+		<-entered
+		second := Go(t.Context(), p, nil, succeeds)
+		synctest.Wait()
+		require.Equal(t, Depths{Intake: 2, Hooks: 2, Letters: 3, Waiting: 1}, p.Depths())
+		close(release)
+		close(sink.release)
+		for _, f := range []Future[int]{first, second} {
+			_, err := f.Await(t.Context())
+			require.NoError(t, err)
+		}
+		time.Sleep(time.Second)
+		require.Equal(t, Depths{}, p.Depths())
+	})
+}
