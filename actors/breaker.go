@@ -3,7 +3,6 @@ package actors
 import (
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -22,10 +21,7 @@ type breaker struct {
 	// revive makes the core; tests put one here that fails.
 	revive func(policy.Breaker, *policy.BreakerSnapshot) breakerCore
 	host   *Host[policy.BreakerFact, policy.BreakerSnapshot]
-	view   atomic.Pointer[breakerView]
-	// probes counts half-open calls in flight over the breaker's life: permits that started afresh with each epoch
-	// would admit more than the limit when an epoch ends with probes out.
-	probes atomic.Int32
+	circuit
 	past   []*epochWords // of the actor: earlier ones with probes out
 	events outbox
 }
@@ -33,6 +29,8 @@ type breaker struct {
 // breakerView is what the gate reads: a decision, and the words of its epoch. What every call reads comes first.
 type breakerView struct {
 	*epochWords
+	good   *tally         // quick successes of the epoch, of a breaker
+	quick  *keyWords      // or of one of many by a key; nil: the first ones, which lie with the key
 	admits bool           // every call passes and is counted: closed, and no order in force
 	plain  bool           // a success needs no second look: it is neither slow nor a failure in disguise
 	shut   policy.Instant // every call before it is refused: open, and no order in force
@@ -47,8 +45,23 @@ type epochWords struct {
 	out    atomic.Int32  // probes admitted that have not ended and are not written off
 	began  atomic.Int64  // when the last one was
 	ramp   atomic.Uint64 // adds up the share of each call; one passes whenever the sum runs over
-	_      [40]byte
-	good   tally // quick successes
+}
+
+// countingWords are those of a breaker that many processors write.
+type countingWords struct {
+	epochWords
+	_    [40]byte
+	good tally
+}
+
+// viewOf makes the view of a decision, with words still to be given to it.
+func viewOf(s *policy.BreakerSnapshot) *breakerView {
+	v := &breakerView{BreakerSnapshot: *s, share: parts(s.Share)}
+	if s.Order.Kind == 0 {
+		v.admits, v.shut = s.State == policy.Closed, s.Until
+	}
+	v.plain = s.State.Counts() && s.Settings.Classify == nil && s.Settings.SlowCall == 0
+	return v
 }
 
 // tally counts what need not be told one by one, over cache lines that processors seldom share. It only counts up.
@@ -123,8 +136,10 @@ func (b *breaker) inForce() policy.Config { return b.view.Load().Settings }
 
 // state says what is not as usual.
 func (b *breaker) state(now int64) string {
-	v := b.view.Load()
-	at := policy.Instant(now)
+	return b.view.Load().state(policy.Instant(now))
+}
+
+func (v *breakerView) state(at policy.Instant) string {
 	switch v.OrderAt(at) {
 	case policy.ForceOpen:
 		return ordered("forced open", v, at)
@@ -159,16 +174,12 @@ func ordered(what string, v *breakerView, at policy.Instant) string {
 
 // publish runs in the actor.
 func (b *breaker) publish(s policy.BreakerSnapshot) {
-	old := b.view.Load()
-	v := &breakerView{BreakerSnapshot: s, share: parts(s.Share)}
-	if s.Order.Kind == 0 {
-		v.admits, v.shut = s.State == policy.Closed, s.Until
-	}
-	v.plain = s.State.Counts() && s.Settings.Classify == nil && s.Settings.SlowCall == 0
+	old, v := b.view.Load(), viewOf(&s)
 	if old != nil && old.Epoch == s.Epoch {
-		v.epochWords = old.epochWords
+		v.epochWords, v.good = old.epochWords, old.good
 	} else {
-		v.epochWords = new(epochWords)
+		w := new(countingWords)
+		v.epochWords, v.good = &w.epochWords, &w.good
 		v.ramp.Store(-v.share)                                    // the first call passes
 		v.asleep.Store(s.State.Counts() && s.Settings.Calls == 0) // until the host finds that ticks are due
 	}
@@ -176,16 +187,8 @@ func (b *breaker) publish(s policy.BreakerSnapshot) {
 	if old == nil {
 		return
 	}
-	if old.Epoch != s.Epoch {
-		b.past = append(b.past, old.epochWords)
-		if s.Hung { // they may never end: others must be let in all the same
-			for _, past := range b.past {
-				b.probes.Add(-past.out.Swap(0))
-			}
-		}
-	}
-	b.past = slices.DeleteFunc(b.past, func(past *epochWords) bool { return past.out.Load() == 0 })
-	b.announce(&old.BreakerSnapshot, &s)
+	b.past = b.outlived(b.past, old, &s)
+	announce(&old.BreakerSnapshot, &s, b.tell)
 }
 
 // sleep runs in the actor. The flag is set before the tally is read once more, and a gate adds before it looks at the

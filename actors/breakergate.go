@@ -1,6 +1,8 @@
 package actors
 
 import (
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/forseti-go/forseti/actors/policy"
@@ -11,6 +13,23 @@ import (
 type refusal struct {
 	reason string
 	after  time.Duration
+}
+
+// circuit is what the gate of a breaker reads and writes: of one that stands alone, or of one of many by their keys.
+type circuit struct {
+	view atomic.Pointer[breakerView]
+	// probes counts half-open calls in flight over the breaker's life: permits that started afresh with each epoch
+	// would admit more than the limit when an epoch ends with probes out.
+	probes atomic.Int32
+}
+
+// judged is whose circuit it is.
+type judged interface {
+	holder
+	// await tells its actor, and reports whether the verdict came.
+	await(c *call, kind policy.BreakerFactKind, v *breakerView, slow bool) bool
+	// forsaken reports whether its actor is gone for good, and what words of earlier epochs with probes out it left.
+	forsaken() (gone bool, past []*epochWords)
 }
 
 func (b *breaker) wrap(next step) step { return guarded(b, next) }
@@ -28,7 +47,12 @@ func (b *breaker) admit(c *call) error {
 		c.wouldHave(&b.layerBase, "refused")
 		return nil
 	}
-	err := c.reject(b.name, no.reason, no.after, messages.ErrBreakerOpen)
+	return b.refuse(c, b.name, no)
+}
+
+// refuse makes the error of a refusal.
+func (b *circuit) refuse(c *call, by string, no refusal) error {
+	err := c.reject(by, no.reason, no.after, messages.ErrBreakerOpen)
 	if no.reason == reasonForced {
 		o := b.view.Load().Order
 		err.(*messages.RejectedError).Metadata = map[string]any{"reason": o.Reason, "by": o.By} //nolint:errorlint,forcetypeassert // just made
@@ -49,15 +73,15 @@ func (b *breaker) enter(c *call) (*breakerView, refusal) {
 	if left := v.shut.Sub(policy.Instant(c.now)); left > 0 {
 		return nil, refusal{"open", left}
 	}
-	return b.decide(c)
+	return b.decide(b, c)
 }
 
 // decide is what enter does when there is something to decide.
-func (b *breaker) decide(c *call) (v *breakerView, no refusal) {
+func (b *circuit) decide(o judged, c *call) (v *breakerView, no refusal) {
 	for range 4 { // a view that moves on under us four times over is as good as a refusal
 		v = b.view.Load()
 		order := v.OrderAt(policy.Instant(c.now))
-		if order == 0 && v.Order.Kind != 0 && b.await(c, policy.Ticked, v) {
+		if order == 0 && v.Order.Kind != 0 && o.await(c, policy.Ticked, v, false) {
 			continue // its time is up, and now the actor knows
 		}
 		switch order {
@@ -70,7 +94,7 @@ func (b *breaker) decide(c *call) (v *breakerView, no refusal) {
 		case policy.Disable:
 			return nil, refusal{}
 		}
-		admitted, no, again := b.automatic(c, v)
+		admitted, no, again := b.automatic(o, c, v)
 		if again {
 			continue
 		}
@@ -89,7 +113,7 @@ func (b *breaker) decide(c *call) (v *breakerView, no refusal) {
 }
 
 // automatic is the breaker's own decision. again says that the view has moved on: ask the new one.
-func (b *breaker) automatic(c *call, v *breakerView) (admitted bool, no refusal, again bool) {
+func (b *circuit) automatic(o judged, c *call, v *breakerView) (admitted bool, no refusal, again bool) {
 	now := policy.Instant(c.now)
 	switch v.State {
 	case policy.Closed:
@@ -97,7 +121,7 @@ func (b *breaker) automatic(c *call, v *breakerView) (admitted bool, no refusal,
 	case policy.Ramping:
 		if now >= v.Grows {
 			// A host that judges nothing any more must not keep the way half shut.
-			again = b.await(c, policy.Ticked, v)
+			again = o.await(c, policy.Ticked, v, false)
 			return !again, no, again
 		}
 		if v.passes() {
@@ -108,12 +132,12 @@ func (b *breaker) automatic(c *call, v *breakerView) (admitted bool, no refusal,
 		if left := v.Until.Sub(now); left > 0 {
 			return false, refusal{"open", left}, false
 		}
-		if b.await(c, policy.Ticked, v) {
+		if o.await(c, policy.Ticked, v, false) {
 			return false, no, true
 		}
 		// Nor must it keep the way shut: probe all the same.
 	}
-	if !b.takeProbe(v, c.now) && !(b.writeOff(v, c.now) && b.takeProbe(v, c.now)) {
+	if !b.takeProbe(v, c.now) && !(b.writeOff(o, v, c.now) && b.takeProbe(v, c.now)) {
 		return false, refusal{reason: "open"}, false // until a probe in flight has ended
 	}
 	if b.view.Load() == v {
@@ -130,11 +154,20 @@ func parts(share float64) uint64 { return uint64(share * (1 << 64)) }
 // the sum runs over does (J. Bresenham, "Algorithm for computer control of a digital plotter", IBM Systems Journal, 1965).
 func (v *breakerView) passes() bool { return v.ramp.Add(v.share) < v.share }
 
-func (b *breaker) await(c *call, kind policy.BreakerFactKind, v *breakerView) bool {
-	return b.host.Await(c.caller, b.fact(kind, v, c.now))
+func (b *breaker) await(c *call, kind policy.BreakerFactKind, v *breakerView, slow bool) bool {
+	f := b.fact(kind, v, c.now)
+	f.Slow = slow
+	return b.host.Await(c.caller, f)
 }
 
-func (b *breaker) takeProbe(v *breakerView, now int64) bool {
+func (b *breaker) forsaken() (gone bool, past []*epochWords) {
+	if b.host.status.Load() != hostGone {
+		return false, nil
+	}
+	return true, b.past // nobody writes it any more
+}
+
+func (b *circuit) takeProbe(v *breakerView, now int64) bool {
 	for {
 		n := b.probes.Load()
 		if n >= v.Probes {
@@ -150,20 +183,38 @@ func (b *breaker) takeProbe(v *breakerView, now int64) bool {
 
 // writeOff is what the actor does with probes that do not end, once it is gone for good and no probe has begun for the
 // dwell. Of the calls that come upon this one does it.
-func (b *breaker) writeOff(v *breakerView, now int64) bool {
+func (b *circuit) writeOff(o judged, v *breakerView, now int64) bool {
 	began := v.began.Load()
-	if b.host.status.Load() != hostGone || now < began+int64(v.Settings.Dwell) || !v.began.CompareAndSwap(began, now) {
+	gone, past := o.forsaken()
+	if !gone || now < began+int64(v.Settings.Dwell) || !v.began.CompareAndSwap(began, now) {
 		return false
 	}
 	b.probes.Add(-v.out.Swap(0))
-	for _, past := range b.past { // nobody writes them any more
-		b.probes.Add(-past.out.Swap(0))
-	}
+	b.forget(past)
 	return true
 }
 
+// forget takes the probes of earlier epochs out of those in flight.
+func (b *circuit) forget(past []*epochWords) {
+	for _, w := range past {
+		b.probes.Add(-w.out.Swap(0))
+	}
+}
+
+// outlived adds the words of an epoch that has ended to those before it, and keeps those with probes out. It runs in the
+// actor, after a view has taken the place of an old one.
+func (b *circuit) outlived(past []*epochWords, old *breakerView, s *policy.BreakerSnapshot) []*epochWords {
+	if old.Epoch != s.Epoch {
+		past = append(past, old.epochWords)
+		if s.Hung { // they may never end: others must be let in all the same
+			b.forget(past)
+		}
+	}
+	return slices.DeleteFunc(past, func(w *epochWords) bool { return w.out.Load() == 0 })
+}
+
 // returnProbe gives a half-open permit back, unless it was written off.
-func (b *breaker) returnProbe(v *breakerView) {
+func (b *circuit) returnProbe(v *breakerView) {
 	for {
 		n := v.out.Load()
 		if n <= 0 {
@@ -180,7 +231,7 @@ func (b *breaker) done(c *call, h hold, err error) { b.report(c, h.token.(*break
 
 // report tells how a call that was admitted at an instant under a view ended. A quick success is only counted.
 func (b *breaker) report(c *call, v *breakerView, at int64, err error) {
-	if v.plain && c.verdict == succeeded || b.weigh(c, v, at, err) {
+	if v.plain && c.verdict == succeeded || b.weigh(b, c, v, at, err) {
 		v.good.add(c.lane, 1)
 		if v.asleep.Load() {
 			b.rouse(c, v)
@@ -189,8 +240,8 @@ func (b *breaker) report(c *call, v *breakerView, at int64, err error) {
 }
 
 // weigh says of any call whether it is a quick success that is only to be counted. All else it reports.
-func (b *breaker) weigh(c *call, v *breakerView, at int64, err error) (quick bool) {
-	class := b.classify(c, v, at, err)
+func (b *circuit) weigh(o judged, c *call, v *breakerView, at int64, err error) (quick bool) {
+	class := classify(o, c, v, at, err)
 	slow := v.Settings.SlowCall > 0 && time.Duration(c.now-at) >= v.Settings.SlowCall
 	counts := v.State.Counts()
 	var kind policy.BreakerFactKind
@@ -200,7 +251,7 @@ func (b *breaker) weigh(c *call, v *breakerView, at int64, err error) (quick boo
 	case class == policy.Failure:
 		kind = policy.ProbeFailed
 	case class != policy.Success:
-		b.drop(c, v)
+		o.drop(c, v)
 		return false
 	case !counts:
 		kind = policy.ProbeSucceeded
@@ -209,25 +260,22 @@ func (b *breaker) weigh(c *call, v *breakerView, at int64, err error) (quick boo
 	default:
 		return true
 	}
-	b.deliver(c, v, kind, slow)
+	b.deliver(o, c, v, kind, slow)
 	return false
 }
 
 // deliver tells the actor how a call ended and gives its admission back, even when a subscriber's filter that hears what
 // comes of it ends the goroutine.
-func (b *breaker) deliver(c *call, v *breakerView, kind policy.BreakerFactKind, slow bool) {
-	defer b.drop(c, v)
-	if b.view.Load().Epoch != v.Epoch {
-		return // an older epoch needs no message
+func (b *circuit) deliver(o judged, c *call, v *breakerView, kind policy.BreakerFactKind, slow bool) {
+	defer o.drop(c, v)
+	if b.view.Load().Epoch == v.Epoch { // an older one needs no message
+		o.await(c, kind, v, slow)
 	}
-	f := b.fact(kind, v, c.now)
-	f.Slow = slow
-	b.host.Await(c.caller, f)
 }
 
 // classify says what the call counts as. Refusals by what is inside, and a caller's own cancellation, say nothing about
 // the downstream, nor does an input that can never succeed. What a fallback inside answered for is what it was.
-func (b *breaker) classify(c *call, v *breakerView, at int64, err error) policy.Class {
+func classify(o judged, c *call, v *breakerView, at int64, err error) policy.Class {
 	class := policy.Failure
 	came, err := c.beneath(err)
 	switch came {
@@ -238,7 +286,7 @@ func (b *breaker) classify(c *call, v *breakerView, at int64, err error) policy.
 		return policy.Ignored
 	}
 	if ask := v.Settings.Classify; ask != nil {
-		c.held[c.holds] = hold{b, v, at} // taken again, to be given back if the user's function does not return
+		c.held[c.holds] = hold{o, v, at} // taken again, to be given back if the user's function does not return
 		c.holds++
 		class = ask(returnedValue(c, err), err)
 		c.unhold()
@@ -261,7 +309,7 @@ func returnedValue(c *call, err error) any {
 }
 
 // drop gives an admission back without a verdict.
-func (b *breaker) drop(_ *call, token any) {
+func (b *circuit) drop(_ *call, token any) {
 	if v := token.(*breakerView); !v.State.Counts() {
 		b.returnProbe(v)
 	}

@@ -49,7 +49,7 @@ var breakerKinds = [...]messages.Kind{
 
 // announce makes the events of what changed between two snapshots: first what became of orders, then of the state. It
 // runs in the actor.
-func (b *breaker) announce(old, s *policy.BreakerSnapshot) {
+func announce(old, s *policy.BreakerSnapshot, tell func(messages.Event)) {
 	obeyed := s.Orders != old.Orders
 	if was := old.Order; was.Kind != 0 && (obeyed || s.Order.Kind == 0) {
 		e := messages.Event{Kind: messages.BreakerOrderEnded, Reason: "its time is up", Data: map[string]any{"kind": was.Kind.String(), "by": was.By, "cause": "expired"}}
@@ -57,10 +57,10 @@ func (b *breaker) announce(old, s *policy.BreakerSnapshot) {
 			e.Reason = s.Given.Reason
 			e.Data["cause"], e.Data["ended_by"] = s.Given.Kind.String(), s.Given.By
 		}
-		b.tell(e)
+		tell(e)
 	}
 	if o := s.Given; obeyed && o.Kind != policy.Automatic {
-		b.tell(messages.Event{Kind: messages.BreakerOrdered, Reason: o.Reason, Data: map[string]any{
+		tell(messages.Event{Kind: messages.BreakerOrdered, Reason: o.Reason, Data: map[string]any{
 			"kind": o.Kind.String(), "by": o.By, "ttl_ms": o.TTL.Milliseconds(),
 		}})
 	}
@@ -77,7 +77,7 @@ func (b *breaker) announce(old, s *policy.BreakerSnapshot) {
 	case policy.Ramping:
 		data["share"] = s.Share
 	}
-	b.tell(messages.Event{Kind: breakerKinds[s.State], Reason: strings.ReplaceAll(string(s.Cause), "_", " "), Data: data})
+	tell(messages.Event{Kind: breakerKinds[s.State], Reason: strings.ReplaceAll(string(s.Cause), "_", " "), Data: data})
 }
 
 func (b *breaker) tell(e messages.Event) {

@@ -21,6 +21,7 @@ var errNext = errors.New("next was called while it ran, or after its policy retu
 var ours = map[string]bool{
 	"fallback": true, "rate_limit": true, "timeout": true, "retry": true, "hedge": true, "breaker": true, "bulkhead": true,
 	"attempt_timeout": true, "throttle": true, "shed": true, "adaptive": true, "cache": true, "idempotency": true,
+	"keyed": true, "keyed_breaker": true, "keyed_bulkhead": true, "keyed_rate_limit": true,
 }
 
 // ownKind reports what is wrong with the kind of a policy of the user's.

@@ -40,7 +40,22 @@ func describe(cfg policy.Config) (list []Setting) {
 	if d, ok := cfg.(describer); ok {
 		return []Setting{{Value: said(d.Describe)}}
 	}
+	if k, ok := cfg.(policy.Keyed); ok {
+		return keyedSettings(k)
+	}
 	return fields(reflect.ValueOf(inUse(cfg)), 0)
+}
+
+// keyedSettings are those of each key, and then those of the keys.
+func keyedSettings(k policy.Keyed) (list []Setting) {
+	if k.Each != nil {
+		for _, s := range describe(k.Each) {
+			s.Key = "each " + s.Key
+			list = append(list, s)
+		}
+	}
+	k.Each = nil
+	return append(list, fields(reflect.ValueOf(k), 0)...)
 }
 
 // describer is what describes itself.

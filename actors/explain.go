@@ -92,7 +92,7 @@ func (e *Explanation) beside(p *Pipeline) {
 func (e *Explanation) add(l configured, observed bool) {
 	kind := l.cfg.Kind()
 	e.Layers = append(e.Layers, Explained{
-		Name: l.name, Kind: kind, Settings: describe(l.cfg), Observed: observed && kind != policy.Bulkhead{}.Kind(),
+		Name: l.name, Kind: kind, Settings: describe(l.cfg), Observed: observed && unkeyedKind(l.cfg) != policy.Bulkhead{}.Kind(),
 	})
 }
 

@@ -134,6 +134,8 @@ func newLayer(b layerBase, cfg policy.Config) (layer, error) {
 		return newIdempotency(b, cfg), nil
 	case policy.Fallback:
 		return &fallback{settled[policy.Fallback]{layerBase: b, first: cfg}}, nil
+	case policy.Keyed:
+		return newKeyed(b, cfg)
 	case policy.Timeout:
 		return &timeout{settled: settled[policy.Timeout]{layerBase: b, first: cfg}}, nil
 	case policy.AttemptTimeout:

@@ -20,7 +20,8 @@ type Warning struct {
 }
 
 // nesting is a rule about two layers: outer must not stand outside inner. In its text %[1]s is the outer one's name and
-// %[2]s the inner one's. Kinds are compared by name, so that a rule may speak of any.
+// %[2]s the inner one's. Kinds are compared by name, so that a rule may speak of any; what holds of a
+// policy holds of one for each key, too.
 type nesting struct {
 	outer, inner string
 	code         string // default: inner-inside-outer
@@ -93,11 +94,11 @@ func (s *stack) warn(code, text string, layers ...configured) {
 // pairs calls f for each two layers of the kinds that stand one around the other.
 func (s *stack) pairs(outer, inner string, f func(outer, inner configured)) {
 	for i, o := range s.layers {
-		if o.cfg.Kind() != outer {
+		if unkeyedKind(o.cfg) != outer {
 			continue
 		}
 		for _, in := range s.layers[i+1:] {
-			if in.cfg.Kind() == inner {
+			if unkeyedKind(in.cfg) == inner {
 				f(o, in)
 			}
 		}
@@ -169,7 +170,7 @@ func (s *stack) timeouts() {
 	}
 	limited := slices.ContainsFunc(s.layers, func(l configured) bool { return limitOf(l.cfg) > 0 })
 	for _, l := range s.layers {
-		if kind := l.cfg.Kind(); !limited && (kind == "bulkhead" || kind == "adaptive") {
+		if kind := unkeyedKind(l.cfg); !limited && (kind == "bulkhead" || kind == "adaptive") {
 			s.warn(kind+"-without-timeout", fmt.Sprintf("a call that hangs keeps its permit of %s for ever; add a timeout around it, or an attempt timeout inside", l.name), l)
 		}
 	}
@@ -178,7 +179,7 @@ func (s *stack) timeouts() {
 // waits looks for limits that are never met, because another one is.
 func (s *stack) waits() {
 	for i, l := range s.layers {
-		kind := l.cfg.Kind()
+		kind := unkeyedKind(l.cfg)
 		if wait := span(l.cfg, "MaxWait"); wait > 0 {
 			for _, o := range s.layers[:i] {
 				if limit := limitOf(o.cfg); limit > 0 && wait >= limit {
@@ -201,7 +202,7 @@ func (s *stack) waits() {
 // single looks at layers by themselves.
 func (s *stack) single(intake int) {
 	for _, l := range s.layers {
-		switch kind := l.cfg.Kind(); kind {
+		switch kind := unkeyedKind(l.cfg); kind {
 		case "hedge":
 			if v, ok := field(l.cfg, "Idempotent"); ok && v.Kind() == reflect.Bool && !v.Bool() {
 				s.warn("hedge-not-idempotent", fmt.Sprintf("%s runs the function twice at once, and nobody said that this does no harm; set Idempotent, or leave it out", l.name), l)
@@ -221,7 +222,7 @@ func takesLonger(l configured) bool {
 	case policy.Custom, Detour:
 		return true
 	}
-	switch l.cfg.Kind() {
+	switch unkeyedKind(l.cfg) {
 	case "bulkhead", "adaptive", "rate_limit", "retry", "hedge", "idempotency", "cache":
 		return true
 	}
@@ -256,12 +257,13 @@ func waiting(r policy.Retry) time.Duration {
 	return time.Duration(min(sum, math.MaxInt64/2))
 }
 
-// field reads a field of settings of whatever type, but a user's: what it calls the same may mean something else.
+// field reads a field of settings of whatever type, but a user's: what it calls the same may mean something else. Those of
+// a policy for each key are those of each.
 func field(cfg policy.Config, name string) (reflect.Value, bool) {
 	if _, own := cfg.(policy.Custom); own {
 		return reflect.Value{}, false
 	}
-	v := reflect.Indirect(reflect.ValueOf(cfg))
+	v := reflect.Indirect(reflect.ValueOf(unkeyed(cfg)))
 	if v.Kind() != reflect.Struct {
 		return reflect.Value{}, false
 	}

@@ -25,6 +25,7 @@ const (
 	RetrySuppressed    Kind = "retry.suppressed" // sampled, with a count: the retry budget is exhausted
 	PolicyObserved     Kind = "policy.observed"  // sampled, with a count: what a layer that only observes would have done
 	LimitChanged       Kind = "limit.changed"    // sampled: an adaptive limit moved
+	KeyedOverflow      Kind = "keyed.overflow"   // sampled, with a count: calls of keys for which a layer has no place
 	IdempotencyLost    Kind = "idempotency.lost" // sampled, with a count: a result was not kept under its key, or a call ran without a claim
 	TasksPaused        Kind = "tasks.paused"     // a type's fetching waits: a breaker is open or a kill switch on
 	TasksResumed       Kind = "tasks.resumed"
