@@ -44,3 +44,26 @@ func (a *hookActor) depth() int {
 		return int64(a.cells[at&a.mask].seq.Load()-at-1) > 0
 	})
 }
+
+// KeyCounts counts the keys of a layer.
+type KeyCounts struct {
+	Live       int
+	Made, Gone uint64 // since the start
+	Overflowed uint64 // calls of keys for which there was no place
+}
+
+// KeyCounts counts the keys of the layer of that name, "keyed_breaker" say. It is false when there is no such layer.
+func (p *Pipeline) KeyCounts(layer string) (KeyCounts, bool) {
+	for _, l := range p.stack {
+		if k, ok := l.(interface{ keyCounts() KeyCounts }); ok && l.base().name == layer {
+			return k.keyCounts(), true
+		}
+	}
+	return KeyCounts{}, false
+}
+
+func (r *keyring[T, P]) keyCounts() KeyCounts {
+	live := r.live.Load() // before those made: a place is reserved first, and given back last
+	made := max(r.born.Load(), uint64(max(live, 0)))
+	return KeyCounts{Live: int(live), Made: made, Gone: made - uint64(max(live, 0)), Overflowed: r.crowd.Load()}
+}

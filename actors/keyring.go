@@ -24,6 +24,7 @@ type keyring[T any, P keyEntry[T]] struct {
 	limit    atomic.Int64 // of that; it is never exceeded, but may have been lowered
 	overflow P            // what the keys share for which there is no place
 	crowd    atomic.Uint64
+	born     atomic.Uint64 // entries ever made
 	shards   [keyShards]keyShard[T, P]
 	// fresh makes the entry of a key. It is called under the lock of its shard's index.
 	fresh func(shard int, hash uint32, key string, now int64) P
@@ -78,6 +79,7 @@ func (r *keyring[T, P]) make(shard int, hash uint32, key string, now int64) P {
 			// The caller's text may be a piece of something large.
 			e, made = r.fresh(shard, hash, strings.Clone(key), now), true
 			s.insert(e)
+			r.born.Add(1)
 		}
 		s.mu.Unlock()
 		if made && !s.awake.Load() && s.awake.CompareAndSwap(false, true) {
