@@ -38,10 +38,13 @@ func (a *adaptive) waiters() int  { return int(a.waiting.Load()) }
 // depth is how many records lie in the ring. Who drains it keeps its place to itself, so that place is looked for: behind
 // it all cells are full, before it they are free.
 func (a *hookActor) depth() int {
-	tail := a.tail.Load()
-	return sort.Search(len(a.cells), func(n int) bool {
+	ring, tail := a.ring.Load(), a.tail.Load()
+	if ring == nil {
+		return 0
+	}
+	return sort.Search(len(ring.cells), func(n int) bool {
 		at := tail - uint64(n) - 1 // below zero nothing was pushed: those cells are free too, hence the sign of the difference
-		return int64(a.cells[at&a.mask].seq.Load()-at-1) > 0
+		return int64(ring.cells[at&ring.mask].seq.Load()-at-1) > 0
 	})
 }
 

@@ -19,8 +19,9 @@ func TestDepthOfARing(t *testing.T) {
 	a.armed.Store(true) // nobody drains but this test
 	p.sys = prepared(Options{})
 	c := &call{p: p}
+	cells := len(a.ring.Load().cells)
 	for round := range 50 {
-		n := round % (len(a.cells) + 1)
+		n := round % (cells + 1)
 		for i := range n {
 			require.Equal(t, i, a.depth())
 			a.push(c, nil)
@@ -30,10 +31,10 @@ func TestDepthOfARing(t *testing.T) {
 		a.tell()
 		require.Zero(t, a.depth())
 	}
-	for range len(a.cells) + 3 {
+	for range cells + 3 {
 		a.push(c, nil)
 	}
-	require.Equal(t, len(a.cells), a.depth())
+	require.Equal(t, cells, a.depth())
 	require.EqualValues(t, 3, a.dropped.Load())
 }
 
@@ -74,4 +75,21 @@ func TestDepthsTellWhatWaits(t *testing.T) {
 		time.Sleep(time.Second)
 		require.Equal(t, Depths{}, p.Depths())
 	})
+}
+
+// A closed pipeline stays as a tombstone, and kept the rings of its hooks, 300 kB each: who built and closed pipelines
+// all the time ran out of memory.
+func TestTombstoneKeptTheRings(t *testing.T) {
+	sys := newSystem(t)
+	told := 0
+	p := newPipeline(t, sys, Spec{Hooks: []Hook{{OnSuccess: func(Moment) { told++ }}}})
+	_, err := Do(t.Context(), p, nil, succeeds)
+	require.NoError(t, err)
+	require.NoError(t, p.Close(t.Context()))
+	require.Eventually(t, func() bool { return p.hooks[0].ring.Load() == nil }, 5*time.Second, time.Millisecond)
+	require.Equal(t, 1, told, "what was said before the end is told")
+	require.Equal(t, Depths{}, p.Depths())
+	require.ErrorIs(t, Try(t.Context(), p, nil, succeeds).Err, messages.ErrStopped)
+	records, _ := p.Dropped()
+	require.EqualValues(t, 1, records, "and what comes later is counted")
 }
