@@ -14,7 +14,7 @@ const (
 	intake    = 256
 	hookQueue = 8192
 	sinkQueue = 1024 // which is the runtime's own
-	permits   = 96
+	permits   = 24
 	waiting   = 256
 	limit     = 50 * time.Millisecond
 )
@@ -95,7 +95,7 @@ func (s settings) changes(other int) []change {
 		{settings: policy.Timeout{Limit: limit + time.Duration(other)*10*time.Millisecond}},
 		{settings: policy.Retry{Attempts: 2 + other, Backoff: policy.Exponential(100*time.Microsecond, time.Millisecond)}},
 		{settings: s.keyed(s.breaker(5 + other))},
-		{settings: policy.Bulkhead{Permits: permits - other*32, Queue: waiting}},
+		{settings: policy.Bulkhead{Permits: permits - other*8, Queue: waiting}},
 		{settings: s.keyed(policy.Bulkhead{Permits: 16 - other*4, Queue: 64, MaxWait: 10 * time.Millisecond})},
 	}
 	for i := range list {

@@ -92,7 +92,7 @@ func (o *outcome) drawing() chart.Chart {
 			{Title: "Goroutines", Lines: []chart.Line{line("goroutines", "goroutines")}},
 			{Title: "Live keys", Lines: []chart.Line{line("breakers", "keys_breaker"), line("rate limits", "keys_rate_limit"), line("bulkheads", "keys_bulkhead")}},
 			{Title: "Queues", Lines: []chart.Line{line("intake", "intake"), line("hook", "hook_ring"), line("sink", "sink_queue"), line("waiting for a permit", "waiting")}},
-			{Title: "Latency of a sync call", Unit: "ms", Lines: []chart.Line{line("p50", "p50"), line("p99", "p99")}},
+			{Title: "Latency of a sync call", Unit: "ms", Lines: []chart.Line{line("p50", "p50"), line("p99", "p99"), line("longest", "max")}},
 			{Title: "Longest pause for a collection", Unit: "ms", Lines: []chart.Line{line("pause", "gc_pause_max")}},
 		},
 	}

@@ -38,7 +38,7 @@ func (o *outcome) verdict() (lines []line) {
 
 	show("calls", "%d in %v, %s/s", o.callers.begun, o.ran.Round(time.Second), chart.Number(all("calls").Mean, ""))
 	show("processors busy", "%.2f", all("cpus").Mean)
-	show("latency of a sync call", "p50 %.3f ms, p99 %.2f ms, longest %.0f ms", all("p50").Mean, all("p99").Mean, all("max").Max)
+	show("latency of a sync call", "p50 %.1f µs, p99 %.1f µs, longest %.0f ms", 1000*all("p50").Mean, 1000*all("p99").Mean, all("max").Max)
 	show("longest pause for a collection", "%.2f ms", all("gc_pause_max").Max)
 	o.flat(&lines, middle("live_heap"), final("live_heap"), both("live_heap"))
 	m, f := middle("goroutines"), final("goroutines")
@@ -47,7 +47,7 @@ func (o *outcome) verdict() (lines []line) {
 	for _, d := range []struct {
 		name string
 		most float64
-	}{{"intake", intake}, {"hook_ring", hookQueue}, {"sink_queue", sinkQueue + 64}, {"waiting", waiting + permits + 1<<14}} {
+	}{{"intake", intake}, {"hook_ring", hookQueue}, {"sink_queue", sinkQueue + 64}, {"waiting", 64 * waiting}} {
 		m, f := middle(d.name), final(d.name)
 		ok := all(d.name).Max <= d.most && (o.ran < enough || f.Mean <= 1.5*m.Mean+0.05*d.most)
 		judge(ok, "depth of "+d.name, fmt.Sprintf("at most %.0f, not growing", d.most), "mean %.1f, then %.1f; longest %.0f", m.Mean, f.Mean, all(d.name).Max)
