@@ -207,7 +207,7 @@ func (a *adaptive) unprobe(v *adaptiveView) *adaptiveView {
 func (a *adaptive) overdraw(c *call, v *adaptiveView) {
 	a.exceed()
 	v.atOnce(int64(v.Permits) + 1) // which tells a probe that the limit is not in force
-	if int(a.waiting.Load()) < v.Settings.Queue {
+	if a.owed.waiters() < v.Settings.Queue {
 		c.wouldHave(&a.layerBase, "made it wait")
 	} else {
 		c.wouldHave(&a.layerBase, "refused")
@@ -277,7 +277,7 @@ func (a *adaptive) rouse(c *call, v *adaptiveView) {
 // inside.
 func (a *adaptive) room(_ int64, inFlight int) (n int, wait time.Duration, blame bool) {
 	v := a.view.Load()
-	free := int(max(a.count(), 0)) + v.Settings.Queue - int(a.waiting.Load())
+	free := int(max(a.count(), 0)) + v.Settings.Queue - a.owed.waiters()
 	return min(free, v.Permits+v.Settings.Queue-inFlight), 0, false
 }
 

@@ -48,8 +48,7 @@ func requireIdle(t *testing.T, p *Pipeline) {
 	defer a.sizing.Unlock()
 	require.EqualValues(t, a.view.Load().Permits, a.size)
 	require.Equal(t, a.size, a.count())
-	require.Zero(t, a.debt.Load())
-	require.Zero(t, a.waiting.Load())
+	require.Zero(t, a.owed.Load())
 	require.Empty(t, a.queue)
 	require.Zero(t, p.inFlight())
 }

@@ -74,9 +74,14 @@ func (b *bulkhead) queueUp(c *call) error {
 	return c.queueUp(&b.layerBase, &b.permits, cfg.Queue, cfg.MaxWait, messages.ErrBulkheadFull)
 }
 
+// queueable is permits that can be waited for.
+type queueable interface {
+	wait(ctx context.Context, lane uint32, queue int, limit time.Duration) error
+}
+
 // queueUp waits for a permit of a layer, up to limit (0: none), and no longer than the call still has. full is what a
 // refusal is made of.
-func (c *call) queueUp(l *layerBase, p *permits, queue int, limit time.Duration, full error) error {
+func (c *call) queueUp(l *layerBase, p queueable, queue int, limit time.Duration, full error) error {
 	if c.bare && c.deadline != 0 { // no context ends for it
 		if left := time.Duration(c.deadline - c.now); limit == 0 || left < limit {
 			limit = max(left, 1)
@@ -85,8 +90,8 @@ func (c *call) queueUp(l *layerBase, p *permits, queue int, limit time.Duration,
 	err := p.wait(c.ctx, c.lane, queue, limit)
 	c.now = l.sys.now()
 	switch {
-	case err == nil:
-		return nil
+	case err == nil || errors.Is(err, errGivenUp):
+		return err
 	case errors.Is(err, errQueueFull):
 		return c.reject(l.name, "full", 0, full)
 	case errors.Is(err, errWaited):

@@ -31,6 +31,12 @@ type keyedLayer interface {
 
 // newKeyed makes the layer that keeps one of Each for every key.
 func newKeyed(b layerBase, cfg policy.Keyed) (layer, error) {
+	switch cfg.Each.(type) {
+	case policy.Bulkhead:
+		return newKeyedBulkhead(b, cfg), nil
+	case policy.RateLimit:
+		return newKeyedRateLimit(b, cfg), nil
+	}
 	return nil, &messages.FieldError{Field: "keyed.Each", Value: fmt.Sprintf("%T", cfg.Each), Allowed: "a settings type that is kept by keys"}
 }
 

@@ -181,16 +181,16 @@ func TestShrinkingRacedWithARelease(t *testing.T) {
 	between := func() *permits { // two were taken, one came back, and nobody looked at the debt
 		p := &permits{}
 		p.free[3].Store(1)
-		p.debt.Store(1)
+		p.owed.owe(1)
 		return p
 	}
 	p := between()
 	require.False(t, p.try(0))
 	require.Zero(t, p.count())
-	require.Zero(t, p.debt.Load())
+	require.Zero(t, p.owed.Load())
 	p = between()
 	p.queue = []*waiter{{make(chan struct{})}}
-	p.waiting.Store(1)
+	p.owed.await(1)
 	p.serve(0)
 	require.Len(t, p.queue, 1)
 	p.release(0)

@@ -116,7 +116,7 @@ func (p *Pipeline) Observe(name string, on bool) error {
 	var bits uint64
 	for _, l := range p.stack {
 		b := l.base()
-		_, structural := l.(*bulkhead)
+		structural := isStructural(l)
 		if structural && name == b.name && on {
 			return fmt.Errorf("pipeline %q: %w", p.name, &messages.FieldError{Field: "layer", Value: name, Allowed: "one that can only observe: a bulkhead always acts"})
 		}
@@ -141,6 +141,15 @@ func (p *Pipeline) Observe(name string, on bool) error {
 	return nil
 }
 
+// isStructural reports whether a layer is there to keep the process alive.
+func isStructural(l layer) bool {
+	switch l.(type) {
+	case *bulkhead, *keyedBulkhead:
+		return true
+	}
+	return false
+}
+
 // unknown is the error of a layer that is not there.
 func (p *Pipeline) unknown(name string) error {
 	var names []string
@@ -153,7 +162,7 @@ func (p *Pipeline) unknown(name string) error {
 // bits are those of all layers that can only observe, or none.
 func (p *Pipeline) bits(all bool) (bits uint64) {
 	for _, l := range p.stack {
-		if _, structural := l.(*bulkhead); all && !structural {
+		if all && !isStructural(l) {
 			bits |= l.base().bit
 		}
 	}

@@ -16,16 +16,40 @@ const lanes = 8
 // lanes: one contended word would cost twice as much as it does alone. Strictness does not suffer: permits are
 // conserved, and a call is refused only after all lanes were found empty.
 //
-// The order that keeps waiters from starving: acquire looks for waiters before it takes; a waiter announces
-// itself, then scans once more; release adds, then looks for waiters.
+// What is not as usual, a debt and those who wait, is one word, looked at once after a permit was taken or came back.
+// The order that keeps waiters from starving: a waiter announces itself, then scans once more; who takes a permit, or
+// gives one back, looks for waiters after that, and leaves it to them.
 type permits struct {
-	free    [lanes]paddedInt64
-	waiting atomic.Int32
-	debt    atomic.Int64 // permits that were taken away while in use
-	_       [48]byte
+	free [lanes]paddedInt64
+	owed owed
+	_    [56]byte
 
 	mu    sync.Mutex // of the queue
 	queue []*waiter
+}
+
+// owed counts in its lower half those who wait or are about to, and in its upper half the debt: the permits that were
+// taken away while in use.
+type owed struct{ atomic.Int64 }
+
+const oneOwed = 1 << 32
+
+func (o *owed) debt() int64   { return o.Load() >> 32 }
+func (o *owed) waiters() int  { return int(uint32(o.Load())) }
+func (o *owed) owe(n int64)   { o.Add(n * oneOwed) }
+func (o *owed) await(n int64) { o.Add(n) }
+
+// repay lessens the debt by one, if there is any.
+func (o *owed) repay() bool {
+	for {
+		is := o.Load()
+		if is>>32 <= 0 {
+			return false
+		}
+		if o.CompareAndSwap(is, is-oneOwed) {
+			return true
+		}
+	}
 }
 
 type paddedInt64 struct {
@@ -37,28 +61,26 @@ type waiter struct{ ready chan struct{} }
 
 // resize adds permits, or takes them away: those in use are kept back when they are released.
 func (p *permits) resize(by int64) {
-	p.debt.Add(-by)
-	for lane := uint32(0); p.debt.Load() < 0; lane++ {
-		p.debt.Add(1)
+	p.owed.owe(-by)
+	for lane := uint32(0); p.owed.debt() < 0; lane++ {
+		p.owed.owe(1)
 		p.free[lane%lanes].Add(1)
 	}
-	for lane := uint32(0); p.debt.Load() > 0 && p.scan(lane); lane++ {
+	p.settleFree(0)
+	p.serve(0)
+}
+
+// settleFree pays the debt with permits that are free.
+func (p *permits) settleFree(lane uint32) {
+	for ; p.owed.debt() > 0 && p.scan(lane); lane++ {
 		p.settle(lane)
 	}
-	p.serve(0)
 }
 
 // settle uses a permit that is in hand to pay the debt, or makes it free.
 func (p *permits) settle(lane uint32) {
-	for {
-		d := p.debt.Load()
-		if d <= 0 {
-			p.free[lane%lanes].Add(1)
-			return
-		}
-		if p.debt.CompareAndSwap(d, d-1) {
-			return
-		}
+	if !p.owed.repay() {
+		p.free[lane%lanes].Add(1)
 	}
 }
 
@@ -87,7 +109,7 @@ func (p *permits) scan(lane uint32) bool {
 // grab takes a permit that is free. One that came back while others were taken away pays for those first.
 func (p *permits) grab(lane uint32) bool {
 	for p.scan(lane) {
-		if p.debt.Load() <= 0 {
+		if p.owed.debt() <= 0 {
 			return true
 		}
 		p.settle(lane)
@@ -96,10 +118,35 @@ func (p *permits) grab(lane uint32) bool {
 }
 
 // try takes a permit if one is free and nobody waits.
-func (p *permits) try(lane uint32) bool { return p.waiting.Load() == 0 && p.grab(lane) }
+func (p *permits) try(lane uint32) bool {
+	if !p.take(lane) {
+		return p.tryOthers(lane)
+	}
+	return p.owed.Load() == 0 || p.keeps(lane)
+}
+
+// tryOthers is try when the caller's own lane is empty.
+func (p *permits) tryOthers(lane uint32) bool {
+	return p.owed.waiters() == 0 && p.scan(lane) && (p.owed.Load() == 0 || p.keeps(lane))
+}
+
+// keeps reports whether who has just taken a permit may have it, when something is not as usual: it pays a debt first,
+// and belongs to those who wait.
+func (p *permits) keeps(lane uint32) bool {
+	for p.owed.debt() > 0 {
+		if p.settle(lane); !p.scan(lane) {
+			return false
+		}
+	}
+	if p.owed.waiters() > 0 {
+		p.release(lane)
+		return false
+	}
+	return true
+}
 
 // exceed takes a permit that is not there: the next one that comes back makes up for it.
-func (p *permits) exceed() { p.debt.Add(1) }
+func (p *permits) exceed() { p.owed.owe(1) }
 
 // wait queues for a permit until limit passed (0: no limit) or ctx ended. It returns errQueueFull at once when
 // queue others wait already, errWaited after the limit, and the context's error.
@@ -109,9 +156,9 @@ func (p *permits) wait(ctx context.Context, lane uint32, queue int, limit time.D
 		p.mu.Unlock()
 		return errQueueFull
 	}
-	p.waiting.Add(1)
+	p.owed.await(1)
 	if len(p.queue) == 0 && p.grab(lane) { // one came back before we were announced
-		p.waiting.Add(-1)
+		p.owed.await(-1)
 		p.mu.Unlock()
 		return nil
 	}
@@ -119,26 +166,15 @@ func (p *permits) wait(ctx context.Context, lane uint32, queue int, limit time.D
 	p.queue = append(p.queue, w)
 	p.mu.Unlock()
 
-	var expired <-chan time.Time
-	if limit > 0 {
-		t := time.NewTimer(limit)
-		defer t.Stop()
-		expired = t.C
-	}
-	var err error
-	select {
-	case <-w.ready:
+	err := w.until(ctx, limit)
+	if err == nil {
 		return nil
-	case <-ctx.Done():
-		err = context.Cause(ctx)
-	case <-expired:
-		err = errWaited
 	}
 	p.mu.Lock()
 	i := slices.Index(p.queue, w)
 	if i >= 0 {
 		p.queue = slices.Delete(p.queue, i, i+1)
-		p.waiting.Add(-1)
+		p.owed.await(-1)
 	}
 	p.mu.Unlock()
 	if i < 0 { // it was granted in the same moment: somebody else shall have it
@@ -147,13 +183,35 @@ func (p *permits) wait(ctx context.Context, lane uint32, queue int, limit time.D
 	return err
 }
 
-func (p *permits) release(lane uint32) {
-	if p.debt.Load() > 0 {
-		p.settle(lane)
-	} else {
-		p.free[lane%lanes].Add(1)
+// until waits for a permit until limit passed (0: no limit) or ctx ended. It may have been granted in the same moment.
+func (w *waiter) until(ctx context.Context, limit time.Duration) error {
+	var expired <-chan time.Time
+	if limit > 0 {
+		t := time.NewTimer(limit)
+		defer t.Stop()
+		expired = t.C
 	}
-	if p.waiting.Load() != 0 {
+	select {
+	case <-w.ready:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-expired:
+		return errWaited
+	}
+}
+
+func (p *permits) release(lane uint32) {
+	p.free[lane%lanes].Add(1)
+	if p.owed.Load() != 0 {
+		p.pass(lane)
+	}
+}
+
+// pass takes a permit that came back to where it is owed.
+func (p *permits) pass(lane uint32) {
+	p.settleFree(lane)
+	if p.owed.waiters() > 0 {
 		p.serve(lane)
 	}
 }
@@ -170,7 +228,7 @@ func (p *permits) serve(lane uint32) {
 func (p *permits) admitFirst() {
 	close(p.queue[0].ready)
 	p.queue = slices.Delete(p.queue, 0, 1)
-	p.waiting.Add(-1)
+	p.owed.await(-1)
 }
 
 // admitAll lets everybody in who waits, with permits that are not there.
@@ -185,7 +243,7 @@ func (p *permits) admitAll() {
 
 // count is how many permits are free right now; below zero while permits in use were taken away.
 func (p *permits) count() (n int64) {
-	n = -p.debt.Load()
+	n = -p.owed.debt()
 	for i := range p.free {
 		n += p.free[i].Load()
 	}

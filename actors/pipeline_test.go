@@ -262,7 +262,7 @@ func TestNothingIsHeldAfterAnyMixOfEndings(t *testing.T) {
 	}
 	require.Eventually(t, idle, 5*time.Second, time.Millisecond)
 	b := layerOf[*bulkhead](p)
-	require.Zero(t, b.waiting.Load())
+	require.Zero(t, b.owed.Load())
 	require.Empty(t, b.queue)
 }
 
@@ -345,7 +345,7 @@ func TestPermitsAreStrict(t *testing.T) {
 	require.Positive(t, taken.Load())
 	require.Positive(t, refused.Load())
 	require.EqualValues(t, 5, p.count())
-	require.Zero(t, p.waiting.Load())
+	require.Zero(t, p.owed.Load())
 }
 
 func TestSpecErrorsAreToldAllAtOnce(t *testing.T) {

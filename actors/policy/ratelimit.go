@@ -107,6 +107,9 @@ func (b TokenBucket) Wait(mark int64, now Instant, ahead int) time.Duration {
 	return time.Duration((left-1)/grain + 1)
 }
 
+// Full reports whether nothing is missing at now.
+func (b TokenBucket) Full(mark int64, now Instant) bool { return mark <= fine(now) }
+
 // Tokens is how many tokens there are at now.
 func (b TokenBucket) Tokens(mark int64, now Instant) int {
 	missing := max(mark-fine(now), 0)
