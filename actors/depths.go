@@ -33,7 +33,7 @@ type queuer interface{ waiters() int }
 
 func (b *bulkhead) waiters() int  { return int(b.queued.Load()) }
 func (l *rateLimit) waiters() int { return int(l.queued.Load()) }
-func (a *adaptive) waiters() int  { return int(a.waiting.Load()) }
+func (a *adaptive) waiters() int  { return a.owed.waiters() }
 
 // depth is how many records lie in the ring. Who drains it keeps its place to itself, so that place is looked for: behind
 // it all cells are full, before it they are free.
@@ -70,3 +70,5 @@ func (r *keyring[T, P]) keyCounts() KeyCounts {
 	made := max(r.born.Load(), uint64(max(live, 0)))
 	return KeyCounts{Live: int(live), Made: made, Gone: made - uint64(max(live, 0)), Overflowed: r.crowd.Load()}
 }
+
+func (l *keyLimit[T, P]) keyCounts() KeyCounts { return l.ring.keyCounts() }

@@ -93,3 +93,20 @@ func TestTombstoneKeptTheRings(t *testing.T) {
 	records, _ := p.Dropped()
 	require.EqualValues(t, 1, records, "and what comes later is counted")
 }
+
+// A closed pipeline stays as a tombstone, and kept all its keys.
+func TestTombstoneKeptTheKeys(t *testing.T) {
+	p := newPipeline(t, newSystem(t), Spec{Layers: []policy.Config{policy.Keyed{Each: policy.Bulkhead{Permits: 1}}}})
+	for _, key := range []string{"a", "b", "c"} {
+		_, err := Do(t.Context(), p, &messages.Context{Target: key}, succeeds)
+		require.NoError(t, err)
+	}
+	counts, ok := p.KeyCounts("keyed_bulkhead")
+	require.True(t, ok)
+	require.Equal(t, KeyCounts{Live: 3, Made: 3}, counts)
+	require.NoError(t, p.Close(t.Context()))
+	counts, _ = p.KeyCounts("keyed_bulkhead")
+	require.Equal(t, KeyCounts{Made: 3, Gone: 3}, counts)
+	_, ok = p.KeyCounts("bulkhead")
+	require.False(t, ok)
+}

@@ -184,3 +184,16 @@ func (r *keyring[T, P]) sweep(shard int, now int64, idle time.Duration, visit fu
 func (r *keyring[T, P]) pause(shard int, idle time.Duration) int64 {
 	return int64(idle) / 4 / int64(max((r.shards[shard].slots()+sweepReach-1)/sweepReach, 1))
 }
+
+// empty takes all entries out at once, whatever they have decided: for a pipeline that is closed, of which a tombstone stays.
+func (r *keyring[T, P]) empty() {
+	for i := range r.shards {
+		s := &r.shards[i]
+		s.mu.Lock()
+		n := s.live.Swap(0)
+		s.graves = 0
+		s.table.Store(newKeyTable[T](fewestSlots))
+		s.mu.Unlock()
+		r.live.Add(-int64(n))
+	}
+}

@@ -186,7 +186,7 @@ func (o *outcome) settle(p runtime.Pipeline) {
 		Keys(layer string) iter.Seq[actors.KeyState]
 	}); ok {
 		for state := range listing.Keys("keyed_bulkhead") {
-			if strings.Contains(state.State, "in use") {
+			if strings.Contains(state.State, "in use") && !strings.HasPrefix(state.State, "0 ") {
 				o.inUse = append(o.inUse, state.Key)
 			}
 		}
