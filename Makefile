@@ -8,7 +8,7 @@ STATIC  := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 MODULES := runtime/forsetigrpc cmd/forseti-bench
 each     = @set -e; for m in $(MODULES); do echo "$$m: $(1)"; (cd $$m && $(1)); done
 
-.PHONY: help demo build test quick check fmt bench gates fuzz golden cover clean
+.PHONY: help demo build test quick check fmt bench gates soak fuzz golden cover clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,10 @@ BENCH ?= .
 gates: ## our own hot paths: ns, bytes and allocations; serial, on all processors, from 64 goroutines
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./actors
 
+SOAKTIME ?= 10m
+soak: ## everything at once at full speed, for SOAKTIME: does anything grow, get lost, stay behind? drawn in soak.svg
+	@cd cmd/forseti-bench && $(GO) run ./soak -for $(SOAKTIME) -out ../../soak.svg
+
 FUZZTIME ?= 30s
 fuzz: ## every decoder, FUZZTIME each
 	@for pkg in ./messages ./cluster ./actors/policy ./actors/policy/stats ./runtime/forsetihttp; do \
@@ -61,6 +65,7 @@ golden: ## write golden files anew; review the diff
 	$(GO) test -run 'Golden' ./messages -rewrite
 	$(GO) test -short ./cmd/forseti -rewrite
 	$(GO) test -run 'Prints' ./examples/quickstart -rewrite
+	cd cmd/forseti-bench && $(GO) test ./soak/chart -rewrite
 
 cover: ## coverage by package
 	$(GO) test -cover ./...

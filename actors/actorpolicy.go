@@ -193,9 +193,9 @@ func ActorHook(name string, make func() actor.Actor) Hook { return Hook{Name: na
 // farewell bounds how long a hook's actor has for what waits for it at the end.
 const farewell = 5 * time.Second
 
-// employ makes the hook tell an actor.
-func (a *hookActor) employ() {
-	a.guest = &guest{sys: a.pipe.sys, name: "actor", limit: int64(len(a.cells)), make: a.make}
+// employ makes the hook tell an actor, of so many moments at once at most.
+func (a *hookActor) employ(limit int64) {
+	a.guest = &guest{sys: a.pipe.sys, name: "actor", limit: limit, make: a.make}
 	say := func(o Occasion) func(Moment) { return func(m Moment) { a.guest.tell(&noticed{Noticed{o, m}}) } }
 	a.OnExecute, a.OnSuccess, a.OnFailure, a.OnRetry, a.OnReject = say(OnExecute), say(OnSuccess), say(OnFailure), say(OnRetry), say(OnReject)
 	a.born = func(c actor.Context) {

@@ -64,13 +64,26 @@ type cell struct {
 	callRecord
 }
 
+// ring is the queue of a hook: of a power of two of cells, hundreds of kilobytes in all.
+type ring struct {
+	cells []cell
+	mask  uint64
+}
+
+func newRing(size uint64) *ring {
+	r := &ring{make([]cell, size), size - 1}
+	for i := range r.cells {
+		r.cells[i].seq.Store(uint64(i))
+	}
+	return r
+}
+
 // hookActor feeds a hook.
 type hookActor struct {
 	Hook
 	drainer
 	pipe    *Pipeline
-	cells   []cell
-	mask    uint64
+	ring    atomic.Pointer[ring] // nil when the actor is gone: a closed pipeline, which stays as a tombstone, keeps none
 	tail    atomic.Uint64
 	_       [56]byte
 	head    uint64 // of the one who drains
@@ -86,26 +99,25 @@ func newHookActor(p *Pipeline, h Hook, i int) *hookActor {
 	for want := uint64(min(max(h.Queue, 0), 1<<16)); size < want || h.Queue <= 0 && size < 512; {
 		size *= 2
 	}
-	a := &hookActor{Hook: h, pipe: p, cells: make([]cell, size), mask: size - 1}
-	for i := range a.cells {
-		a.cells[i].seq.Store(uint64(i))
-	}
-	a.drainer = drainer{sys: p.sys, name: fmt.Sprintf("hook-%d-%s", i, h.Name), drain: a.tell}
+	a := &hookActor{Hook: h, pipe: p}
+	a.ring.Store(newRing(size))
+	a.drainer = drainer{sys: p.sys, name: fmt.Sprintf("hook-%d-%s", i, h.Name), drain: a.tell, dispose: func() { a.ring.Store(nil) }}
 	if h.make != nil {
-		a.employ()
+		a.employ(int64(size))
 	}
 	return a
 }
 
 // push puts the call's record in the ring, or counts that it could not.
 func (a *hookActor) push(c *call, err error) {
-	if a.gone.Load() {
+	ring := a.ring.Load()
+	if ring == nil || a.gone.Load() {
 		a.dropped.Add(1)
 		return
 	}
 	for {
 		at := a.tail.Load()
-		x := &a.cells[at&a.mask]
+		x := &ring.cells[at&ring.mask]
 		switch seq := x.seq.Load(); {
 		case seq < at: // full
 			a.dropped.Add(1)
@@ -119,7 +131,7 @@ func (a *hookActor) push(c *call, err error) {
 			copy(x.log[:], c.log[:min(int(c.attempts), maxLogged)])
 			x.seq.Store(at + 1)
 			a.kick()
-			if at&(a.mask>>1) == 0 && goruntime.GOMAXPROCS(0) > 1 {
+			if at&(ring.mask>>1) == 0 && goruntime.GOMAXPROCS(0) > 1 {
 				goruntime.Gosched() // callers that never rest would starve the worker that drains
 			}
 			return
@@ -130,14 +142,15 @@ func (a *hookActor) push(c *call, err error) {
 // tell runs on a worker. A record leaves the ring before the hook sees it: one that makes the hook panic is not
 // seen twice.
 func (a *hookActor) tell() {
+	ring := a.ring.Load() // there is one: only this actor's end disposes of it
 	for {
-		x := &a.cells[a.head&a.mask]
+		x := &ring.cells[a.head&ring.mask]
 		if x.seq.Load() != a.head+1 {
 			return
 		}
 		rec := x.callRecord
 		x.callRecord = callRecord{}
-		x.seq.Store(a.head + uint64(len(a.cells)))
+		x.seq.Store(a.head + uint64(len(ring.cells)))
 		a.head++
 		a.replay(&rec)
 	}
@@ -220,9 +233,11 @@ type drainer struct {
 	born  func(actor.Context) // told before the first round of each incarnation; may be nil
 	last  func()              // told before the last round; may be nil
 	after func()              // told after it; may be nil
-	pid   *actor.PID
-	armed atomic.Bool // a kick is on its way
-	gone  atomic.Bool // nobody drains any more
+	// dispose lets go of the queue, when nobody will drain it any more; may be nil.
+	dispose func()
+	pid     *actor.PID
+	armed   atomic.Bool // a kick is on its way
+	gone    atomic.Bool // nobody drains any more
 }
 
 type kick struct{}
@@ -265,6 +280,9 @@ func (d *drainer) receive(c actor.Context) {
 		}
 		if d.after != nil {
 			d.after()
+		}
+		if d.dispose != nil {
+			d.dispose()
 		}
 	}
 }

@@ -169,3 +169,12 @@ func (k *keyKeeper[T, P]) Next() policy.Instant {
 
 // Snapshot is which settings the entries have.
 func (k *keyKeeper[T, P]) Snapshot() int { return int(k.l.generation.Load()) }
+
+func (l *keyLimit[T, P]) borrow() error { return nil }
+
+// giveBack lets the keys go when the pipeline is closed. While a call of it still runs they stay: what it has in use counts.
+func (l *keyLimit[T, P]) giveBack() {
+	if l.pipe.inFlight() == 0 {
+		l.ring.empty()
+	}
+}

@@ -24,6 +24,7 @@ type keyring[T any, P keyEntry[T]] struct {
 	limit    atomic.Int64 // of that; it is never exceeded, but may have been lowered
 	overflow P            // what the keys share for which there is no place
 	crowd    atomic.Uint64
+	born     atomic.Uint64 // entries ever made
 	shards   [keyShards]keyShard[T, P]
 	// fresh makes the entry of a key. It is called under the lock of its shard's index.
 	fresh func(shard int, hash uint32, key string, now int64) P
@@ -86,6 +87,7 @@ func (r *keyring[T, P]) make(shard int, hash uint32, key string, now int64) P {
 		if e == nil && r.reserve() {
 			e = r.fresh(shard, hash, strings.Clone(key), now) // the caller's text may be a piece of something large
 			s.insert(e)
+			r.born.Add(1)
 		}
 		s.mu.Unlock()
 		if e != nil || try == 2 || !r.makeRoom(shard, now) { // others may be quicker to take the place
@@ -186,4 +188,17 @@ func (r *keyring[T, P]) sweep(shard int, now int64, idle time.Duration, visit fu
 // pause is the time between two looks at a shard, so that all of it is seen in a quarter of the time that keys stay.
 func (r *keyring[T, P]) pause(shard int, idle time.Duration) int64 {
 	return int64(idle) / 4 / int64(max((r.shards[shard].slots()+sweepReach-1)/sweepReach, 1))
+}
+
+// empty takes all entries out at once, whatever they have decided: for a pipeline that is closed, of which a tombstone stays.
+func (r *keyring[T, P]) empty() {
+	for i := range r.shards {
+		s := &r.shards[i]
+		s.mu.Lock()
+		n := s.live.Swap(0)
+		s.graves = 0
+		s.table.Store(newKeyTable[T](fewestSlots))
+		s.mu.Unlock()
+		r.live.Add(-int64(n))
+	}
 }

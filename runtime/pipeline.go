@@ -195,6 +195,22 @@ func (p Pipeline) InFlight() (inFlight, abandoned int) {
 	return p.p.InFlight()
 }
 
+// Depths is how much waits in the pipeline's queues now; all of them are bounded.
+func (p Pipeline) Depths() actors.Depths {
+	if p.p == nil {
+		return actors.Depths{}
+	}
+	return p.p.Depths()
+}
+
+// KeyCounts counts the keys of a layer that keeps calls apart by them, "keyed_breaker" say; false if there is no such layer.
+func (p Pipeline) KeyCounts(layer string) (actors.KeyCounts, bool) {
+	if p.p == nil {
+		return actors.KeyCounts{}, false
+	}
+	return p.p.KeyCounts(layer)
+}
+
 // Dropped is how many records the hooks could not take, and how many dead letters the sinks lost.
 func (p Pipeline) Dropped() (records, letters uint64) {
 	if p.p == nil {
