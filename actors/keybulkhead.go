@@ -53,7 +53,7 @@ func (l *keyedBulkhead) configure(cfg policy.Config) error {
 func (l *keyedBulkhead) wrap(next step) step { return guarded(l, next) }
 
 func (l *keyedBulkhead) admit(c *call) error {
-	key := l.settings.Load().Key(c.meta)
+	key := l.settings.Load().KeyOf(&c.meta)
 	for {
 		e := l.entry(c, key)
 		if !e.try() {

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
 
@@ -154,6 +155,13 @@ func (k *keyedBreaker) keyState(key string) (KeyState, bool) {
 	return KeyState{}, false
 }
 
+func (k *keyedBreaker) keyCounts() KeyCounts { return k.ring.keyCounts() }
+
+func (k *keyedBreaker) borrow() error { return nil }
+
+// giveBack lets the keys go when the pipeline is closed.
+func (k *keyedBreaker) giveBack() { k.ring.empty() }
+
 // state counts the keys, by what they are doing.
 func (k *keyedBreaker) state(now int64) string {
 	var n [policy.Ramping + 1]int
@@ -191,7 +199,7 @@ func (k *keyedBreaker) state(now int64) string {
 func (k *keyedBreaker) wrap(next step) step { return guarded(k, next) }
 
 func (k *keyedBreaker) admit(c *call) error {
-	key := k.settings.Load().Key(c.meta)
+	key := k.settings.Load().KeyOf(&c.meta)
 	e := k.ring.get(key, c.now)
 	if e == k.ring.overflow {
 		k.overflows(c)
@@ -314,11 +322,17 @@ func (e *keyCircuit) hashed() uint32                 { return e.sum }
 // for as long as keys stay, or its place is wanted and the window has passed since.
 func (e *keyCircuit) retire(now int64, crowded bool) bool {
 	v := e.view.Load()
-	if !v.pristine(now) || e.cold.Load() != nil || e.probes.Load() != 0 || !e.words(v).retire(e.shard.unusedSince(v, now, crowded)) {
+	if !v.pristine(now) && !v.lapsed(now, e.shard.layer.settings.Load().Idle) || e.cold.Load() != nil || e.probes.Load() != 0 || !e.words(v).retire(e.shard.unusedSince(v, now, crowded)) {
 		return false
 	}
 	e.shard.outdo(v)
 	return true
+}
+
+// lapsed reports whether nobody has asked since the delay of an open one was over, for as long as keys stay: it refuses
+// nobody any more, and where there is no place for others it goes. Until then its actor keeps a core for it.
+func (v *breakerView) lapsed(now int64, idle time.Duration) bool {
+	return v.State == policy.Open && v.Order.Kind == 0 && policy.Instant(now) >= v.Until.Add(idle)
 }
 
 // pristine reports whether a decision is the one that a fresh key begins with: closed, nothing ordered, and the growth of

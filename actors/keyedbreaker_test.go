@@ -142,6 +142,33 @@ func sameDecisions(t *testing.T, cfg policy.Breaker, seed uint64, steps, mostly 
 	}
 }
 
+// Hosts that failed once and are never called again must not take all places for good.
+func TestKeysThatStayedOpenKeptTheirPlacesForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pipelineOf(t, policy.Keyed{Each: policy.Breaker{Consecutive: 1, OpenFor: time.Second, Window: time.Second}, Idle: 10 * time.Second, Max: 3})
+		for _, key := range []string{"a", "b", "c"} {
+			_, _ = Do(t.Context(), p, to(key), fails)
+		}
+		time.Sleep(10 * time.Second)
+		_, _ = Do(t.Context(), p, to("new"), succeeds)
+		require.Nil(t, circuitOf(p, "new"), "there is no place")
+		_, _ = Do(t.Context(), p, to("c"), fails) // somebody came
+		time.Sleep(8 * time.Second)
+		_, _ = Do(t.Context(), p, to("new"), succeeds)
+		require.NotNil(t, circuitOf(p, "new"))
+		require.Equal(t, policy.Open, keyIs(p, "c"))
+		gone := 0
+		for _, key := range []string{"a", "b"} {
+			if circuitOf(p, key) == nil {
+				gone++
+			}
+		}
+		require.Positive(t, gone)
+		time.Sleep(time.Minute)
+		require.Equal(t, policy.Open, keyIs(p, "c"), "while there is place it stays")
+	})
+}
+
 func TestOpenKeyWasEvicted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := pipelineOf(t, policy.Keyed{Each: policy.Breaker{Consecutive: 1, OpenFor: time.Second, OpenMax: time.Hour, Probes: 1, Window: time.Second}, Idle: 10 * time.Second, Max: 3})
@@ -155,13 +182,13 @@ func TestOpenKeyWasEvicted(t *testing.T) {
 		s, ok := p.KeyState("keyed_breaker", "open")
 		require.True(t, ok)
 		require.Equal(t, "open until the next call", s.State)
+		_, _ = Do(t.Context(), p, to("open"), fails) // a probe: open for 2 s
 		for i := range 50 {
 			_, _ = Do(t.Context(), p, to(strconv.Itoa(i)), succeeds)
 		}
 		require.Equal(t, policy.Open, keyIs(p, "open"), "nor when its place is wanted")
 		require.NotNil(t, circuitOf(p, "ordered"))
 
-		_, _ = Do(t.Context(), p, to("open"), fails) // a probe: open for 2 s
 		time.Sleep(2 * time.Second)
 		_, _ = Do(t.Context(), p, to("open"), succeeds)
 		v := circuitOf(p, "open").view.Load()

@@ -193,7 +193,8 @@ func (s *breakerShard) coldOf(f keyFact) *coldCircuit {
 		if cold := e.cold.Load(); cold != nil && s.there(e) {
 			return cold
 		}
-		if f.Kind == policy.Ticked || f.Kind != policy.Ordered && f.Epoch != e.view.Load().Epoch {
+		v := e.view.Load()
+		if f.Kind == policy.Ticked && v.State == policy.Closed || f.Kind != policy.Ordered && f.Epoch != v.Epoch {
 			return nil
 		}
 		if s.there(e) {
@@ -381,7 +382,8 @@ func (s *breakerShard) look(e *keyCircuit, now int64) bool {
 		cold.past = stillOut(cold.past)
 	}
 	v := e.view.Load()
-	old := v.pristine(now) && e.probes.Load() == 0 && e.words(v).bucket.Load() < s.unusedSince(v, now, false)
+	spare := v.lapsed(now, s.settings.Idle) && s.layer.ring.full()
+	old := (v.pristine(now) || spare) && e.probes.Load() == 0 && e.words(v).bucket.Load() < s.unusedSince(v, now, false)
 	if cold != nil && (old || cold.core.Blank()) && e.probes.Load() == 0 && len(cold.past) == 0 {
 		s.close(cold)
 	}

@@ -1,7 +1,6 @@
 package actors
 
 import (
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -76,13 +75,7 @@ func (l *keyLimit[T, P]) renew(cfg policy.Keyed) error {
 	l.ring.limit.Store(int64(cfg.Max))
 	l.bring(l.ring.overflow)
 	l.generation.Add(1)
-	var errs []error
-	for _, h := range l.hosts {
-		if err := settle(h, keyTask{now: policy.Instant(l.sys.now()), settings: true}); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
+	return settleAll(l.hosts[:], keyTask{now: policy.Instant(l.sys.now()), settings: true})
 }
 
 // touch notes that a key is in use, now and then: a hot one's entry is not written for it on every call.

@@ -121,7 +121,7 @@ func (l *keyedRateLimit) wrap(next step) step { return guarded(l, next) }
 
 func (l *keyedRateLimit) admit(c *call) error {
 	cfg := l.settings.Load()
-	key := cfg.Key(c.meta)
+	key := cfg.KeyOf(&c.meta)
 	for {
 		e := l.entry(c, key)
 		l.touch(e, c.now, cfg.Idle)

@@ -109,6 +109,9 @@ func (r *keyring[T, P]) reserve() bool {
 	}
 }
 
+// full reports whether there is no place.
+func (r *keyring[T, P]) full() bool { return r.live.Load() >= r.limit.Load() }
+
 // makeRoom looks for an entry that may go: first in the shard where the place is wanted, then in others, at a few in all,
 // going on where it stopped the last time, as the hand of a clock (F. Corbató, "A Paging Experiment with the Multics
 // System", 1968).

@@ -213,6 +213,21 @@ func inForceSoon(posted ...func(context.Context) error) error {
 	return errors.Join(errs...)
 }
 
+// settleAll is settle for many: one that is slow, or gone, keeps nobody waiting beyond that time.
+func settleAll[F, S any](hosts []*Host[F, S], fact F) error {
+	ctx, cancel := context.WithTimeout(context.Background(), settleWait)
+	defer cancel()
+	var waits []func(context.Context) error
+	for _, h := range hosts {
+		waits = append(waits, h.post(fact))
+	}
+	var errs []error
+	for _, wait := range waits {
+		errs = append(errs, wait(ctx))
+	}
+	return errors.Join(errs...)
+}
+
 func wrongKind(name string, cfg policy.Config) error {
 	return &messages.FieldError{Field: "settings of " + name, Value: cfg.Kind(), Allowed: "those of its own kind"}
 }

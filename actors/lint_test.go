@@ -129,7 +129,7 @@ func TestLintLooksThroughKeys(t *testing.T) {
 		require.Equal(t, want, codes(keyed...))
 	}
 	cfg := by(policy.Breaker{Consecutive: 3}).WithDefaults()
-	require.Equal(t, "each consecutive 3, each open for 30s, each probes 3, each successes 3, each dwell 30s, key custom, max 100000, idle 10m", joined(describe(cfg)))
+	require.Equal(t, "each consecutive 3, each open for 30s, each probes 3, each successes 3, each dwell 30s, max 100000, idle 10m", joined(describe(cfg)))
 }
 
 func TestRecommendedNestingHasNoWarning(t *testing.T) {

@@ -18,9 +18,10 @@ type Keyed struct {
 	// Key names whose a call is; calls with the same key share one of them, those with an empty key too. It runs on the
 	// caller's goroutine on every call, and must be quick. Default the context's Target.
 	Key func(messages.Context) string `json:"-"`
-	// Max is how many keys there may be at once. When they are all in use, calls of further keys share one more. What a key has in use, or has spent, in there
-	// counts when it gets a place of its own: its rate limit begins with as few tokens as are left there. Default
-	// 100000, at most 16777216.
+	// Max is how many keys there may be at once. When they are all in use, calls of further keys share one more. What a key
+	// has in use, or has spent, in there counts when it gets a place of its own: its rate limit begins with as few tokens as
+	// are left there. A breaker that is open, or under an order, keeps its place; only when all are taken it gives it up, if
+	// the time it was open for has been over for as long as Idle and nobody came to probe. Default 100000, at most 16777216.
 	Max int
 	// Idle is how long a key stays after its last call, and a breaker's at least as long as its Window. Default 10 min, at
 	// least 1 s, at most a year.
@@ -46,15 +47,18 @@ func (k Keyed) WithDefaults() Config {
 	if k.Each != nil {
 		k.Each = k.Each.WithDefaults()
 	}
-	if k.Key == nil {
-		k.Key = target
-	}
 	orDefault(&k.Max, 100_000)
 	orDefault(&k.Idle, 10*time.Minute)
 	return k
 }
 
-func target(c messages.Context) string { return c.Target }
+// KeyOf is the key of a call on behalf of c. Without a Key of the user's it copies nothing.
+func (k *Keyed) KeyOf(c *messages.Context) string {
+	if k.Key == nil {
+		return c.Target
+	}
+	return k.Key(*c)
+}
 
 // Validate reports what is out of range, of Each too.
 func (k Keyed) Validate() error {
@@ -70,7 +74,6 @@ func (k Keyed) Validate() error {
 	default:
 		c.want(false, "keyed.Each", fmt.Sprintf("%T", k.Each), "a Breaker, a Bulkhead or a RateLimit")
 	}
-	c.want(k.Key != nil, "keyed.Key", nil, "a function")
 	c.want(k.Max > 0 && k.Max <= mostKeys, "keyed.Max", k.Max, "1 to 16777216")
 	c.want(k.Idle >= time.Second && k.Idle <= maxLimit, "keyed.Idle", k.Idle, "1s to a year")
 	return c.err()

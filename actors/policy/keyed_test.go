@@ -16,7 +16,7 @@ func TestKeyedDefaults(t *testing.T) {
 	require.NoError(t, k.Validate())
 	require.Equal(t, 100_000, k.Max)
 	require.Equal(t, 10*time.Minute, k.Idle)
-	require.Equal(t, "api.example.com", k.Key(messages.Context{Target: "api.example.com"}))
+	require.Equal(t, "api.example.com", k.KeyOf(&messages.Context{Target: "api.example.com"}))
 	require.Equal(t, 20, k.Each.(Breaker).MinCalls, "those of each key are completed")
 	require.Equal(t, Breaker{Ramp: ramp}, mine.Each, "the caller's are the caller's")
 	ramp[0] = 7

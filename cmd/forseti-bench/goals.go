@@ -80,6 +80,9 @@ type ratio = map[string]float64
 
 func allocs(n float64) map[string]float64 { return map[string]float64{"allocs/op": n} }
 
+// perKey is what a keyed breaker may take; a hundredth of a goroutine is those that a runtime has anyway.
+var perKey = map[string]float64{"B/key": 512, "goroutines/key": 0.01}
+
 // shown is modes without a goal.
 func shown(names ...string) (m []mode) {
 	for _, name := range names {
@@ -189,6 +192,15 @@ var trials = []trial{
 		work: "64 asynchronous calls in flight, bulkhead",
 		ours: of("InFlight", "forseti Go"), rivals: all("InFlight", async, "hand-rolled"),
 		modes: shown(serial),
+	},
+	{
+		work: "idle keyed breaker, after one call", unit: "B/key",
+		ours:   of("KeyedMemory", "forseti Keyed"),
+		rivals: append(all("KeyedMemory", "gobreaker", "failsafe-go"), of("KeyedMemory", "eapache").but(noWindow)),
+		modes: []mode{
+			{name: "100k keys", benchtime: "100000x", most: perKey, ratios: ratio{bestRival: 1}},
+			{name: "1M keys", benchtime: "1000000x", most: perKey, ratios: ratio{bestRival: 1}},
+		},
 	},
 	{
 		work: "rate limit: a token, clock passed in",

@@ -154,10 +154,16 @@ func (s *sending) Close() error {
 	return err
 }
 
-// onBehalf is the caller's context, with the values that the pipeline's has.
+// onBehalf is the caller's context, with the values that the pipeline's has. values knows of no cancellation: the package
+// context finds the cause of one among the values, and what ended the pipeline's is not why this one ends.
 type onBehalf struct {
 	context.Context
 	values context.Context
 }
 
-func (c onBehalf) Value(key any) any { return c.values.Value(key) }
+func (c onBehalf) Value(key any) any {
+	if v := c.values.Value(key); v != nil {
+		return v
+	}
+	return c.Context.Value(key)
+}

@@ -45,7 +45,7 @@ type transport struct {
 // What a GET that succeeds allocates beside its base: the record of the call and the function made of it; the attempt, and
 // its context with the function that ends it, because the body outlives the call; a copy of the request, because the
 // caller's is never changed: six. One more for a response with a body, one for a Target that is not the URL's host as it
-// is. A limit makes a context, and the attempt's must hear of its end: 9 for each.
+// is. A limit makes a context, and the attempt's must hear of its end: 9 for each, and one for the values of the first.
 func NewTransport(p runtime.Pipeline, base http.RoundTripper, opts ...Option) (http.RoundTripper, error) {
 	if err := check(p); err != nil {
 		return nil, err
@@ -130,7 +130,7 @@ func (x *exchange) attempt(ctx context.Context) (*http.Response, error) {
 	if ctx == caller {
 		own, a.cancel = context.WithCancel(caller)
 	} else {
-		own, a.cancel = context.WithCancel(onBehalf{caller, ctx})
+		own, a.cancel = context.WithCancel(onBehalf{caller, context.WithoutCancel(ctx)})
 		stop = context.AfterFunc(ctx, a.cancel) // until the header is there
 	}
 	kept := false

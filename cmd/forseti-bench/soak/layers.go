@@ -48,24 +48,9 @@ func (s settings) breaker(consecutive int) policy.Breaker {
 	return policy.Breaker{Consecutive: consecutive, FailureRate: 0.5, MinCalls: 10, Window: min(5*time.Second, s.idle()), OpenFor: 2 * time.Second, Dwell: 2 * time.Second}
 }
 
-// keyed keeps one policy for every key; of a kind that this build does not keep by keys, one for all.
+// keyed keeps one policy for every key.
 func (s settings) keyed(each policy.Config) policy.Config {
-	k := policy.Keyed{Each: each, Max: max(s.keys*1048576/1_000_000, 64), Idle: s.idle()}
-	if len(runtime.Explain("probe", runtime.Spec{Layers: []policy.Config{k}}).Errors) == 0 {
-		return k
-	}
-	switch each := each.(type) {
-	case policy.RateLimit:
-		each.Limit *= 10_000
-		return each
-	case policy.Bulkhead:
-		each.Permits *= 64
-		return each
-	case policy.Breaker:
-		each.Consecutive = 0
-		return each
-	}
-	return each
+	return policy.Keyed{Each: each, Max: max(s.keys*1048576/1_000_000, 64), Idle: s.idle()}
 }
 
 // idle is how long the layers keep a key that nobody calls: short enough that as many come as go for most of the run.

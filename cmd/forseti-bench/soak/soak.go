@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"log/slog"
 	goruntime "runtime"
 	"strings"
@@ -182,13 +181,9 @@ func (o *outcome) settle(p runtime.Pipeline) {
 	for o.depths = p.Depths(); o.depths != (actors.Depths{}) && pause(ctx, 10*time.Millisecond); {
 		o.depths = p.Depths()
 	}
-	if listing, ok := any(p).(interface {
-		Keys(layer string) iter.Seq[actors.KeyState]
-	}); ok {
-		for state := range listing.Keys("keyed_bulkhead") {
-			if strings.Contains(state.State, "in use") && !strings.HasPrefix(state.State, "0 ") {
-				o.inUse = append(o.inUse, state.Key)
-			}
+	for state := range p.Keys("keyed_bulkhead") {
+		if strings.Contains(state.State, "in use") && !strings.HasPrefix(state.State, "0 ") {
+			o.inUse = append(o.inUse, state.Key)
 		}
 	}
 	o.report(p.Configure("bulkhead", policy.Bulkhead{Permits: permits}))
