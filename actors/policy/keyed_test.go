@@ -44,5 +44,5 @@ func TestKeyedReportsAllThatIsWrongAtOnce(t *testing.T) {
 	}
 	require.ErrorContains(t, Keyed{Each: Breaker{}, Max: -1}.WithDefaults().Validate(), "keyed.Max")
 	require.ErrorContains(t, Keyed{Each: Breaker{}, Idle: 366 * 24 * time.Hour}.WithDefaults().Validate(), "keyed.Idle")
-	require.ErrorContains(t, Keyed{Each: Breaker{}}.Validate(), "keyed.Key", "what was not completed is not valid")
+	require.ErrorContains(t, Keyed{Each: Breaker{}}.Validate(), "keyed.Max", "what was not completed is not valid")
 }
