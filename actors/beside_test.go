@@ -297,3 +297,37 @@ func TestBusDropsForTheSlowAndOnlyForThem(t *testing.T) {
 	require.EqualValues(t, 4, slow.Dropped())
 	require.Len(t, picky.C(), 2)
 }
+
+// What a full intake refuses is told like what any layer refuses, whether or not a fallback was asked.
+func TestHookWasToldOfAFullIntakeInTwoWays(t *testing.T) {
+	for name, layers := range map[string][]policy.Config{
+		"no layer": nil, "a fallback that does not answer": {policy.Fallback{Func: func(context.Context, error) (any, error) { return 0, nil }, If: func(error) bool { return false }}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var mu sync.Mutex
+			var told []string
+			note := func(what string) func(Moment) {
+				return func(m Moment) {
+					mu.Lock()
+					defer mu.Unlock()
+					told = append(told, fmt.Sprintf("%s %d", what, m.Attempt))
+				}
+			}
+			sys := newSystem(t)
+			p := newPipeline(t, sys, Spec{Layers: layers, Intake: 1, Hooks: []Hook{{OnExecute: note("execute"), OnReject: note("reject"), OnSuccess: note("success")}}})
+			release := make(chan struct{})
+			first := Go(t.Context(), p, nil, func(context.Context) (int, error) { <-release; return 1, nil })
+			_, err := Go(t.Context(), p, nil, noopContext).Await(t.Context())
+			require.ErrorIs(t, err, messages.ErrIntakeFull)
+			close(release)
+			_, err = first.Await(t.Context())
+			require.NoError(t, err)
+			require.Eventually(t, func() bool {
+				mu.Lock()
+				defer mu.Unlock()
+				return len(told) == 4
+			}, 5*time.Second, time.Millisecond)
+			require.Equal(t, []string{"execute 0", "reject 0", "execute 1", "success 1"}, told)
+		})
+	}
+}

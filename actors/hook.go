@@ -51,7 +51,7 @@ type callRecord struct {
 	start, now int64
 	err        error
 	verdict    verdict
-	entered    bool // the guards let it in
+	entered    bool // no guard refused it; or none was asked, because the intake was full, or it could not run at all
 	attempts   int32
 	taskType   string
 	meta       messages.Context
@@ -127,7 +127,7 @@ func (a *hookActor) push(c *call, err error) {
 			if c.verdict == answered {
 				x.err = c.primary
 			}
-			x.entered, x.attempts, x.taskType, x.meta = c.ran != 0, c.attempts, c.taskType, c.meta
+			x.entered, x.attempts, x.taskType, x.meta = c.ran != 0 || c.preset != nil, c.attempts, c.taskType, c.meta
 			copy(x.log[:], c.log[:min(int(c.attempts), maxLogged)])
 			x.seq.Store(at + 1)
 			a.kick()

@@ -80,7 +80,6 @@ func endingOf(err error) ending {
 // is told of one call is told in one piece: a call is over when the next begins. All counts are as of the last call that
 // was told whole.
 type witness struct {
-	pipeline string
 	tally
 	open bool
 	last ending // of the call that is being told, as far as it was told
@@ -125,10 +124,7 @@ func (w *witness) failure(m actors.Moment) {
 	}
 }
 
-func (w *witness) reject(m actors.Moment) {
-	if m.By == w.pipeline { // the intake was full: nothing was executed
-		w.begin()
-	}
+func (w *witness) reject(actors.Moment) {
 	w.last = refused
 }
 

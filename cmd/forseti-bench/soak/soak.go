@@ -61,7 +61,7 @@ func soak(ctx context.Context, s settings) (*outcome, error) {
 	if err != nil {
 		return nil, err
 	}
-	w, sink := &witness{pipeline: "soak"}, &keeper{}
+	w, sink := &witness{}, &keeper{}
 	p, err := rt.Pipeline("soak", runtime.Spec{
 		Layers: s.layers(), Intake: intake, Hooks: []actors.Hook{w.hook(hookQueue)}, Sinks: []sinks.Sink{sink},
 	})
