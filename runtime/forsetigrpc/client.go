@@ -3,6 +3,7 @@ package forsetigrpc
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"google.golang.org/grpc"
 
@@ -33,6 +34,7 @@ func UnaryClientInterceptor(p runtime.Pipeline, opts ...Option) grpc.UnaryClient
 		if !renewable(reply) {
 			return told(ctx, &messages.FieldError{Field: "reply", Value: fmt.Sprintf("%T", reply), Allowed: "a pointer: every attempt has its own"}, local)
 		}
+		opts = slices.Clip(opts) // copies of a hedge that add to them add to their own
 		own := captures(opts)
 		v, err := runtime.Do(ctx, p.With(c), func(ctx context.Context) (any, error) {
 			a := &Answer{Message: newMessage(reply)}

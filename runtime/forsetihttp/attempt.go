@@ -2,6 +2,7 @@ package forsetihttp
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"sync"
@@ -44,7 +45,7 @@ func (a *attempt) got(resp *http.Response) {
 	a.body = &body{attempt: a, rest: resp.Body}
 	if w, ok := resp.Body.(io.Writer); ok { // the connection itself, after 101 Switching Protocols
 		a.body.duplex = true
-		resp.Body = &duplexBody{a.body, w}
+		resp.Body = &duplexBody{a.body, w, resp.Body}
 		return
 	}
 	resp.Body = a.body
@@ -94,10 +95,11 @@ func (a *attempt) discard() {
 	_ = b.rest.Close()
 }
 
-// response is what the caller gets. It waits while the response is being settled.
+// response is what the caller gets. It waits while the response is being settled, and from then on it is not.
 func (a *attempt) response() *http.Response {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.settled = true
 	return a.resp
 }
 
@@ -137,6 +139,15 @@ func (b *body) Close() error {
 type duplexBody struct {
 	*body
 	io.Writer
+	conn io.Closer
+}
+
+// CloseWrite says that nothing more is written, as a connection's does.
+func (b *duplexBody) CloseWrite() error {
+	if c, ok := b.conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return fmt.Errorf("forsetihttp: CloseWrite: %w", http.ErrNotSupported)
 }
 
 // sending is a request's body on its way. RoundTrippers may close it late, and more than once.

@@ -69,10 +69,11 @@ type serving struct {
 	detached bool
 	seen     *http.Request // what the handler was given
 
-	mu      sync.Mutex // of what follows
-	stage   stage
-	aborted bool          // by http.ErrAbortHandler
-	left    chan struct{} // closed when the handler ends; nil: nobody waits
+	mu       sync.Mutex // of what follows
+	stage    stage
+	aborted  bool          // by http.ErrAbortHandler
+	answered bool          // the handler was not waited for
+	left     chan struct{} // closed when the handler ends; nil: nobody waits
 }
 
 type stage uint8
@@ -91,7 +92,10 @@ func (s *serving) run(ctx context.Context) (_ http.Handler, err error) {
 		s.mu.Unlock()
 		return nil, context.Canceled
 	}
-	s.stage = running
+	s.stage, s.seen = running, s.r
+	if ctx != s.r.Context() {
+		s.seen = s.r.WithContext(ctx)
+	}
 	s.mu.Unlock()
 	returned, aborted := false, false
 	defer func() {
@@ -105,16 +109,15 @@ func (s *serving) run(ctx context.Context) (_ http.Handler, err error) {
 			}
 		}
 		s.mu.Lock()
+		if s.left == nil && s.answered && s.seen.MultipartForm != nil {
+			_ = s.seen.MultipartForm.RemoveAll() // the server does not know of it
+		}
 		s.stage, s.aborted = done, aborted
 		if s.left != nil {
 			close(s.left)
 		}
 		s.mu.Unlock()
 	}()
-	s.seen = s.r
-	if ctx != s.r.Context() {
-		s.seen = s.r.WithContext(ctx)
-	}
 	s.next.ServeHTTP(s.out, s.seen)
 	returned = true
 	return nil, s.judge()
@@ -199,6 +202,7 @@ func (s *serving) close() (ended, aborted bool) {
 	}
 	defer s.mu.Unlock()
 	ended = s.stage != running
+	s.answered = !ended
 	if s.stage == done && s.seen != s.r { // what is the server's to clean up, and what others look at afterwards
 		s.r.MultipartForm, s.r.Pattern = s.seen.MultipartForm, s.seen.Pattern
 	}

@@ -60,7 +60,7 @@ func (s *source) readAhead(ctx context.Context, r *http.Request, limit int64) (b
 	s.body = nil
 	if len(start) > 0 || r.ContentLength > 0 { // one that is shorter than it says is the base's to refuse
 		s.again = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(start)), nil }
-		if r.ContentLength <= 0 {
+		if r.ContentLength <= 0 && r.Trailer == nil { // with a length there would be no trailer
 			s.length = int64(len(start))
 		}
 	}

@@ -6,18 +6,21 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/forseti-go/forseti/actors/policy"
 	"github.com/forseti-go/forseti/messages"
 	"github.com/forseti-go/forseti/runtime"
 )
 
 type transport struct {
 	settings
-	p    runtime.Pipeline
-	base http.RoundTripper
+	p      runtime.Pipeline
+	base   http.RoundTripper
+	hedged bool // copies of a call run at once
 }
 
 // NewTransport makes a RoundTripper that sends requests by base (nil: http.DefaultTransport) under p's protection. It
@@ -57,6 +60,9 @@ func NewTransport(p runtime.Pipeline, base http.RoundTripper, opts ...Option) (h
 	if t.failure == nil {
 		t.failure = failedResponse
 	}
+	for _, l := range p.Explain().Layers {
+		t.hedged = t.hedged || l.Kind == policy.Hedge{}.Kind()
+	}
 	return t, nil
 }
 
@@ -78,7 +84,7 @@ func (t *transport) CloseIdleConnections() {
 
 // RoundTrip makes the request under the pipeline's protection.
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	x := &exchange{transport: t, req: req}
+	x := &exchange{transport: t, req: req, outlives: t.hedged || t.p.Detached()}
 	x.attempts = x.few[:0]
 	defer x.leave()
 	x.source.body = req.Body // until it is known what becomes of it
@@ -112,6 +118,7 @@ type exchange struct {
 	req      *http.Request
 	source   source
 	canceled context.CancelCauseFunc // of the pipeline's caller, when the request has a Cancel
+	outlives bool                    // an attempt may go on when the call was answered
 
 	mu       sync.Mutex // of what follows: copies of a hedge run at once, and an abandoned call comes late
 	attempts []*attempt // that have a response
@@ -140,7 +147,10 @@ func (x *exchange) attempt(ctx context.Context) (*http.Response, error) {
 			a.discard() // a predicate panicked, or the request failed
 		}
 	}()
-	req := x.req.WithContext(own)
+	req := x.request(own)
+	if req == nil {
+		return nil, context.Canceled // the call was answered
+	}
 	if !x.source.empty() {
 		from, err := x.source.open()
 		if err != nil {
@@ -179,6 +189,23 @@ func (x *exchange) attempt(ctx context.Context) (*http.Response, error) {
 }
 
 func never() bool { return true }
+
+// request is an attempt's own; nil when the call was answered. What may go on after that has nothing in common with the
+// caller's request but the trailer, which the body fills in: the caller may change the rest as soon as it has its answer.
+func (x *exchange) request(ctx context.Context) *http.Request {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.over {
+		return nil
+	}
+	req := x.req.WithContext(ctx)
+	if x.outlives {
+		u := *req.URL
+		req.URL, req.Header = &u, req.Header.Clone()
+		req.TransferEncoding = slices.Clone(req.TransferEncoding)
+	}
+	return req
+}
 
 // gaveUp tells the pipeline that its caller left, when that was said by Request.Cancel. A Timeout of http.Client says so,
 // too, and a moment before the context of the request ends or after it. Otherwise the error is what it is.
