@@ -176,6 +176,10 @@ func (s *breakerShard) hear(f keyFact) {
 	if cold == nil {
 		return
 	}
+	if e := cold.of; e != f.of { // what the gone one had counted says nothing about this one
+		own := e.fact(f.Kind, e.view.Load(), int64(f.Now))
+		f.Seen, f.Out, f.Began = own.Seen, own.Out, own.Began
+	}
 	s.tell(cold, f.BreakerFact)
 	switch f.Kind {
 	case policy.CallFailed, policy.CallSlow, policy.ProbeFailed, policy.ProbeSucceeded:
