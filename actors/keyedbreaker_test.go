@@ -171,7 +171,7 @@ func TestKeysThatStayedOpenKeptTheirPlacesForEver(t *testing.T) {
 
 func TestOpenKeyWasEvicted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := pipelineOf(t, policy.Keyed{Each: policy.Breaker{Consecutive: 1, OpenFor: time.Second, OpenMax: time.Hour, Probes: 1, Window: time.Second}, Idle: 10 * time.Second, Max: 3})
+		p := pipelineOf(t, policy.Keyed{Each: policy.Breaker{Consecutive: 1, OpenFor: time.Second, OpenMax: time.Hour, Probes: 1, Window: time.Second}, Idle: 10 * time.Second, Max: 4})
 		_, _ = Do(t.Context(), p, to("open"), fails)
 		_, _ = Do(t.Context(), p, to("fine"), succeeds)
 		require.NoError(t, p.Order("keyed_breaker/ordered", policy.BreakerOrder{Kind: policy.ForceClosed, Reason: "test"}))
