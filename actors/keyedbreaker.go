@@ -101,13 +101,16 @@ func (k *keyedBreaker) configure(cfg policy.Config) error {
 	}
 	c.Each = seeded(each, seed)
 	k.settings.Store(&c)
-	k.ring.limit.Store(int64(c.Max))
+	for last := (*policy.Keyed)(nil); last != k.settings.Load(); { // of two who do this at once, the last one's
+		last = k.settings.Load()
+		k.ring.limit.Store(int64(last.Max))
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), settleWait)
 	defer cancel()
 	var errs []error
 	for i := range k.actors { // one that cannot takes it later; the others have it
 		f := k.actors[i].time()
-		f.settings = &c
+		f.settings = true
 		errs = append(errs, k.actors[i].host.Order(ctx, f))
 	}
 	return errors.Join(errs...)
@@ -322,17 +325,27 @@ func (e *keyCircuit) hashed() uint32                 { return e.sum }
 // for as long as keys stay, or its place is wanted and the window has passed since.
 func (e *keyCircuit) retire(now int64, crowded bool) bool {
 	v := e.view.Load()
-	if !v.pristine(now) && !v.lapsed(now, e.shard.layer.settings.Load().Idle) || e.cold.Load() != nil || e.probes.Load() != 0 || !e.words(v).retire(e.shard.unusedSince(v, now, crowded)) {
+	if !v.pristine(now) && !e.lapsed(v, now, e.shard.layer.settings.Load().Idle) || e.cold.Load() != nil || e.probes.Load() != 0 || !e.words(v).retire(e.shard.unusedSince(v, now, crowded)) {
 		return false
 	}
 	e.shard.outdo(v)
 	return true
 }
 
-// lapsed reports whether nobody has asked since the delay of an open one was over, for as long as keys stay: it refuses
-// nobody any more, and where there is no place for others it goes. Until then its actor keeps a core for it.
-func (v *breakerView) lapsed(now int64, idle time.Duration) bool {
-	return v.State == policy.Open && v.Order.Kind == 0 && policy.Instant(now) >= v.Until.Add(idle)
+// lapsed reports whether nobody has asked since the delay of an open one was over, or nobody probed a half-open one, for as
+// long as keys stay: it refuses nobody any more, and where there is no place for others it goes. Until then its actor
+// keeps a core for it.
+func (e *keyCircuit) lapsed(v *breakerView, now int64, idle time.Duration) bool {
+	since := v.Until
+	switch {
+	case v.Order.Kind != 0:
+		return false
+	case v.State == policy.HalfOpen && e.probes.Load() == 0:
+		since = policy.Instant(v.began.Load())
+	case v.State != policy.Open:
+		return false
+	}
+	return policy.Instant(now) >= since.Add(idle)
 }
 
 // pristine reports whether a decision is the one that a fresh key begins with: closed, nothing ordered, and the growth of

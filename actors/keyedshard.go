@@ -35,11 +35,11 @@ type coldCircuit struct {
 	place    int            // among those that are due
 }
 
-// keyFact is one thing that happened: to a key, or if of is nil to the shard, which then is told the time, or new settings.
+// keyFact is one thing that happened: to a key, or if of is nil to the shard, which then is told the time, or that settings are new.
 type keyFact struct {
 	of *keyCircuit
 	policy.BreakerFact
-	settings *policy.Keyed
+	settings bool
 	lost     *atomic.Bool // of an order: there was no place for the key
 }
 
@@ -150,8 +150,8 @@ func (k keyedCore) Apply(f keyFact) bool {
 	switch {
 	case f.of != nil:
 		k.hear(f)
-	case f.settings != nil:
-		k.reconfigure(*f.settings, int64(f.Now))
+	case f.settings:
+		k.reconfigure(*k.layer.settings.Load(), int64(f.Now)) // the last ones, whoever is heard last
 	default:
 		k.pass(int64(f.Now))
 	}
@@ -175,6 +175,10 @@ func (s *breakerShard) hear(f keyFact) {
 	cold := s.coldOf(f)
 	if cold == nil {
 		return
+	}
+	if e := cold.of; e != f.of { // what the gone one had counted says nothing about this one
+		own := e.fact(f.Kind, e.view.Load(), int64(f.Now))
+		f.Seen, f.Out, f.Began = own.Seen, own.Out, own.Began
 	}
 	s.tell(cold, f.BreakerFact)
 	switch f.Kind {
@@ -205,6 +209,7 @@ func (s *breakerShard) coldOf(f keyFact) *coldCircuit {
 		if e = s.layer.ring.make(s.number, f.of.sum, f.of.key, now); e == nil {
 			break
 		}
+		s.index().awake.Store(true) // by this actor, which need not be stirred
 		s.wake(now)
 	}
 	if f.lost != nil {
@@ -382,7 +387,7 @@ func (s *breakerShard) look(e *keyCircuit, now int64) bool {
 		cold.past = stillOut(cold.past)
 	}
 	v := e.view.Load()
-	spare := v.lapsed(now, s.settings.Idle) && s.layer.ring.full()
+	spare := e.lapsed(v, now, s.settings.Idle) && s.layer.ring.full()
 	old := (v.pristine(now) || spare) && e.probes.Load() == 0 && e.words(v).bucket.Load() < s.unusedSince(v, now, false)
 	if cold != nil && (old || cold.core.Blank()) && e.probes.Load() == 0 && len(cold.past) == 0 {
 		s.close(cold)
@@ -415,6 +420,8 @@ func (s *breakerShard) reconfigure(cfg policy.Keyed, now int64) {
 	x.tidy()
 	x.mu.Unlock()
 	s.layer.ring.live.Add(-dropped)
+	s.sweepAt = 0 // the time that keys stay may be shorter now
+	s.wake(now)
 	for _, cold := range s.colds() {
 		each := s.ofKey(cfg.Each.(policy.Breaker), cold.of.key)
 		f := cold.of.fact(policy.Reconfigured, cold.of.view.Load(), now)

@@ -20,8 +20,9 @@ type Keyed struct {
 	Key func(messages.Context) string `json:"-"`
 	// Max is how many keys there may be at once. When they are all in use, calls of further keys share one more. What a key
 	// has in use, or has spent, in there counts when it gets a place of its own: its rate limit begins with as few tokens as
-	// are left there. A breaker that is open, or under an order, keeps its place; only when all are taken it gives it up, if
-	// the time it was open for has been over for as long as Idle and nobody came to probe. Default 100000, at most 16777216.
+	// are left there. A breaker that is open, half-open, or under an order, keeps its place; only when all are taken one
+	// without an order gives it up, if the time it was open for has been over for as long as Idle, and no probe began or
+	// ran since. Default 100000, at most 16777216.
 	Max int
 	// Idle is how long a key stays after its last call, and a breaker's at least as long as its Window. Default 10 min, at
 	// least 1 s, at most a year.
