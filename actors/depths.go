@@ -35,6 +35,9 @@ func (b *bulkhead) waiters() int  { return int(b.queued.Load()) }
 func (l *rateLimit) waiters() int { return int(l.queued.Load()) }
 func (a *adaptive) waiters() int  { return a.owed.waiters() }
 
+// waiters are those of all keys.
+func (l *keyLimit[T, P]) waiters() int { return int(l.queued.Load()) }
+
 // depth is how many records lie in the ring. Who drains it keeps its place to itself, so that place is looked for: behind
 // it all cells are full, before it they are free.
 func (a *hookActor) depth() int {
