@@ -80,3 +80,21 @@ func TestDepthsMissedWhoWaitsForAKeysLimit(t *testing.T) {
 		}
 	})
 }
+
+// One who pushes has looked at the ring and the flag already when the actor ends.
+func TestHookLostARecordUncountedWhenItEnded(t *testing.T) {
+	p := &Pipeline{sys: prepared(Options{})}
+	a := newHookActor(p, Hook{Queue: 8}, 0)
+	a.armed.Store(true) // nobody drains but this test
+	a.push(&call{p: p}, nil)
+	a.tell()
+	ring := a.ring.Load()
+	a.push(&call{p: p}, nil) // after the last look
+	a.drainer.dispose()
+	require.EqualValues(t, 1, a.dropped.Load())
+	a.ring.Store(ring) // as who loaded it before
+	a.push(&call{p: p}, nil)
+	require.EqualValues(t, 2, a.dropped.Load())
+	a.ring.Store(nil)
+	require.Zero(t, a.depth())
+}
