@@ -26,8 +26,8 @@ type deadlineContext struct {
 
 // afterwards is what runs when a context ended, and what runs before it.
 type afterwards struct {
-	f    func() // nil: it was called off
-	next *afterwards
+	f          func() // nil: it was called off, or is called
+	prev, next *afterwards
 }
 
 // How a deadlineContext ended.
@@ -91,7 +91,10 @@ func (d *deadlineContext) AfterFunc(f func()) (stop func() bool) {
 		go f()
 		return func() bool { return false }
 	}
-	own := &afterwards{f, d.after}
+	own := &afterwards{f: f, next: d.after}
+	if d.after != nil {
+		d.after.prev = own
+	}
 	d.after = own
 	return func() bool {
 		d.mu.Lock()
@@ -99,12 +102,22 @@ func (d *deadlineContext) AfterFunc(f func()) (stop func() bool) {
 		if own.f == nil {
 			return false
 		}
-		own.f = nil
-		for d.after != nil && d.after.f == nil {
-			d.after = d.after.next
-		}
+		d.forget(own)
 		return true
 	}
+}
+
+// forget takes out what was called off, wherever it stands: one call may have any number of children, one after the other.
+func (d *deadlineContext) forget(a *afterwards) {
+	if a.prev != nil {
+		a.prev.next = a.next
+	} else {
+		d.after = a.next
+	}
+	if a.next != nil {
+		a.next.prev = a.prev
+	}
+	*a = afterwards{}
 }
 
 // finish ends the context, once.
@@ -123,10 +136,8 @@ func (d *deadlineContext) finish(how uint32) {
 	}
 	var after []func()
 	for a := d.after; a != nil; a = a.next {
-		if a.f != nil {
-			after = append(after, a.f)
-			a.f = nil // it can not be called off any more
-		}
+		after = append(after, a.f)
+		a.f = nil // it can not be called off any more
 	}
 	d.after = nil
 	detach := d.detach

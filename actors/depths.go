@@ -35,10 +35,14 @@ func (b *bulkhead) waiters() int  { return int(b.queued.Load()) }
 func (l *rateLimit) waiters() int { return int(l.queued.Load()) }
 func (a *adaptive) waiters() int  { return a.owed.waiters() }
 
+// waiters are those of all keys.
+func (l *keyLimit[T, P]) waiters() int { return int(l.queued.Load()) }
+
 // depth is how many records lie in the ring. Who drains it keeps its place to itself, so that place is looked for: behind
 // it all cells are full, before it they are free.
 func (a *hookActor) depth() int {
-	ring, tail := a.ring.Load(), a.tail.Load()
+	tail := a.tail.Load() // first: once it is that of a ring that is gone, so is the ring
+	ring := a.ring.Load()
 	if ring == nil {
 		return 0
 	}

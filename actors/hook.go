@@ -64,6 +64,9 @@ type cell struct {
 	callRecord
 }
 
+// tailGone is the tail of a ring that is gone: beyond any that is there, so to each who pushes it is full.
+const tailGone = 1 << 63
+
 // ring is the queue of a hook: of a power of two of cells, hundreds of kilobytes in all.
 type ring struct {
 	cells []cell
@@ -101,11 +104,18 @@ func newHookActor(p *Pipeline, h Hook, i int) *hookActor {
 	}
 	a := &hookActor{Hook: h, pipe: p}
 	a.ring.Store(newRing(size))
-	a.drainer = drainer{sys: p.sys, name: fmt.Sprintf("hook-%d-%s", i, h.Name), drain: a.tell, dispose: func() { a.ring.Store(nil) }}
+	a.drainer = drainer{sys: p.sys, name: fmt.Sprintf("hook-%d-%s", i, h.Name), drain: a.tell, dispose: a.dispose}
 	if h.make != nil {
 		a.employ(int64(size))
 	}
 	return a
+}
+
+// dispose lets go of the ring. Who was about to push finds it full from now on, and what was pushed after the last look is
+// counted: nobody tells it any more.
+func (a *hookActor) dispose() {
+	a.ring.Store(nil)
+	a.dropped.Add(a.tail.Swap(tailGone) - a.head)
 }
 
 // push puts the call's record in the ring, or counts that it could not.

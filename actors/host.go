@@ -211,9 +211,12 @@ func (h *hosting[F, S]) Receive(c actor.Context) {
 }
 
 func (h *hosting[F, S]) begin(self *actor.PID) {
-	if h.status.Load() == hostFailed {
+	switch h.status.Load() {
+	case hostGone: // a restart that was on its way came behind the stop: Proto.Actor makes an incarnation all the same
+		return
+	case hostFailed:
 		h.store(h.core.Snapshot()) // a new epoch: what was admitted before is void
-	} else {
+	default:
 		h.pid = self // once, before anybody else knows the host
 	}
 	h.status.Store(hostUp)

@@ -78,6 +78,8 @@ func (l *keyedBulkhead) admit(c *call) error {
 // queueUp waits for a permit.
 func (l *keyedBulkhead) queueUp(c *call, key string, e *keyPermits) error {
 	each := l.each()
+	l.queued.Add(1)
+	defer l.queued.Add(-1)
 	err := c.queueUp(&l.layerBase, e, each.Queue, each.MaxWait, messages.ErrBulkheadFull)
 	return ofKey(err, key)
 }

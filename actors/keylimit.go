@@ -22,6 +22,7 @@ type keyLimit[T any, P limitEntry[T]] struct {
 	hosts    [keyShards]*Host[keyTask, int]
 	bring    func(P) // brings an entry to the settings in force
 	told     sampled // calls without a place for their key
+	queued   atomic.Int64
 
 	configuring sync.Mutex
 	generation  atomic.Int64 // of the settings

@@ -164,6 +164,8 @@ func (l *keyedRateLimit) queueUp(c *call, key string, e *keyTokens, v *rateView)
 			return true, nil
 		}
 	}
+	l.queued.Add(1)
+	defer l.queued.Add(-1)
 	no, err := e.queueUp(c, v)
 	switch {
 	case errors.Is(err, errGivenUp):

@@ -14,7 +14,9 @@ const lanes = 8
 
 // permits is a counted permission with a bounded first-in-first-out queue of waiters. The free permits lie in
 // lanes: one contended word would cost twice as much as it does alone. Strictness does not suffer: permits are
-// conserved, and a call is refused only after all lanes were found empty.
+// conserved, and a call is refused only after all lanes were found empty: one after the other. So where nobody may
+// wait a call can be refused although one is free, if that came back to a lane that was looked at already while another
+// went from one that was not yet.
 //
 // What is not as usual, a debt and those who wait, is one word, looked at once after a permit was taken or came back.
 // The order that keeps waiters from starving: a waiter announces itself, then scans once more; who takes a permit, or
