@@ -20,9 +20,9 @@ build: ## the forseti command, into bin/
 	@test -d bin || echo "building: a minute or two the first time"
 	@$(GO) build -trimpath -o bin/forseti ./cmd/forseti
 
-test: ## everything, race detector on; then the allocation counts, which that detector would falsify
+test: ## everything, race detector on; then allocations and bytes per key, which that detector would falsify
 	$(GO) test -race -timeout 10m ./...
-	$(GO) test -run 'Allocations' ./actors ./runtime/forsetihttp
+	$(GO) test -run 'Allocations|Bytes' ./actors ./runtime/forsetihttp
 	$(call each,$(GO) test -race -timeout 5m ./...)
 	$(call each,$(GO) test -run Allocations ./...)
 

@@ -52,9 +52,9 @@ func (a *hookActor) depth() int {
 	})
 }
 
-// KeyCounts counts the keys of a layer.
+// KeyCounts counts the keys of a layer, as of about now: it is read while calls run.
 type KeyCounts struct {
-	Live       int
+	Live       int    // kept now; 0 once the pipeline is closed
 	Made, Gone uint64 // since the start
 	Overflowed uint64 // calls of keys for which there was no place
 }

@@ -15,7 +15,10 @@
 //   - [System] is one Proto.Actor system with what all pipelines share: the clock, the timer wheel, the elastic
 //     workers, the kill switch, the event bus, and our supervisor.
 //   - [Host] runs one core of package policy as an actor: single writer, no user code, never blocks. Hosts run on
-//     the sender's goroutine, so an awaited verdict costs no hand-over.
+//     the sender's goroutine, so an awaited verdict costs no hand-over, and have a mailbox of their own: a message to an
+//     idle one is handled at once, without a queue; after 256 for others in a row a goroutine goes on in the sender's stead.
+//   - A [policy.Keyed] has a few hosts for all its keys, each for a part of them. A call finds its key in an index without
+//     a lock; only one whose key is new takes that of its part. [Pipeline.Keys] and [Pipeline.KeyState] show them.
 //   - [Pipeline] composes layers once, and walks them with a pooled record, on the caller's goroutine ([Do]) or on
 //     a worker ([Go], and [messages.Execute] sent to its PID). It always answers.
 //   - Hooks and sinks are actors that run user code, so they run on workers, behind bounded queues.

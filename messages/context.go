@@ -33,7 +33,8 @@ type Context struct {
 	Region    string
 	Domain    string // the unit of first-in-first-out replay, and of budgets
 	Tenant    string
-	// Target is what the call goes to: a host, a shard, an account at a provider. Keyed policies tell calls apart by it.
+	// Target is what the call goes to: a host, a shard, an account at a provider. Keyed policies tell calls apart by it;
+	// all calls without one share a key. It is carried with a task.
 	Target  string
 	TraceID string // W3C trace id; taken from the task's traceparent when unset
 	// IdempotencyKey names the effect that must not happen twice: calls with the same key are the same call. A task's

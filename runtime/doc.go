@@ -10,6 +10,9 @@
 //	err = runtime.Handle(rt, "charge", p, fn)                for tasks that arrive on forseti.v1.task.charge
 //	pid := p.PID()                                           for actors: answers messages.Execute
 //
+// A policy.Keyed among the layers keeps calls apart by their context's Target, or by another key: p.With(c) says whose a
+// call is, p.Keys and p.KeyState show the keys, p.Order("keyed_breaker/a.example.com", order) orders one.
+//
 // What a call goes through, in this order: guards; the layers, outer to inner; the function; the layers again,
 // inner to outer; hooks and failure sinks, which never hold it up.
 //

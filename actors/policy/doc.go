@@ -8,6 +8,9 @@
 //	                                Next() is when it wants to be ticked; Snapshot() is the decision
 //	snapshot (BreakerSnapshot, ...) immutable, and enough for a caller to decide alone
 //
+// A [Keyed] is settings of a policy for each key. It has no core of its own: package actors makes one of its Each for a
+// key that needs one.
+//
 // Who runs a core must:
 //
 //  1. apply facts from one goroutine at a time (package actors does it in an actor);

@@ -14,7 +14,8 @@ type verdict string
 const (
 	met    verdict = "ok"
 	missed verdict = "MISS"
-	noGoal verdict = "shown" // there is no goal, or one that is not judged
+	unsure verdict = "UNSURE" // met, by figures of work that did not get its processors: it is to be measured again
+	noGoal verdict = "shown"  // there is no goal, or one that is not judged
 )
 
 // figure is what the rounds of one benchmark come to.
@@ -72,11 +73,12 @@ type row struct {
 	Most    map[string]float64 `json:"goal_most,omitempty"`
 	Verdict verdict            `json:"verdict"` // of ours alone: what it may use at most
 	Rivals  []against          `json:"rivals"`
+	told    bool
 }
 
 // judge compares. The ratio is made of figures of one run on one machine, so it holds on any.
 func judge(t trial, m mode, ours figure, rivals []figure) row {
-	r := row{Work: t.work, Mode: m.name, Unit: t.measures(), Ours: ours, NS: m.ns, Most: m.most, Verdict: noGoal}
+	r := row{Work: t.work, Mode: m.name, Unit: t.measures(), Ours: ours, NS: m.ns, Most: m.most, Verdict: noGoal, told: t.told}
 	if len(m.most) > 0 {
 		r.Verdict = met
 	}
@@ -102,6 +104,9 @@ func judge(t trial, m mode, ours figure, rivals []figure) row {
 			if a.Ratio <= goal { // not so when it is no number
 				a.Verdict = met
 			}
+			if a.Verdict == met && !t.waits && (ours.Starved || rival.Starved) {
+				a.Verdict = unsure
+			}
 		}
 		r.Rivals = append(r.Rivals, a)
 	}
@@ -115,15 +120,18 @@ func (t trial) measures() string {
 	return "ns/op"
 }
 
-// misses lists the goals that were missed, in words.
+// misses lists the goals that were missed, or may have been, in words.
 func misses(rows []row) (said []string) {
 	for _, r := range rows {
 		if r.Verdict == missed {
 			said = append(said, fmt.Sprintf("%s, %s: %s uses %s, the goal is %s", r.Work, r.Mode, r.Ours.Name, uses(r), limits(r)))
 		}
 		for _, a := range r.Rivals {
-			if a.Verdict == missed {
+			switch a.Verdict {
+			case missed:
 				said = append(said, fmt.Sprintf("%s, %s: %.3gx %s, the goal is %gx", r.Work, r.Mode, a.Ratio, a.Name, a.Goal))
+			case unsure:
+				said = append(said, fmt.Sprintf("%s, %s: %.3gx %s would do, but they did not get their processors: measure again", r.Work, r.Mode, a.Ratio, a.Name))
 			}
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+func rows(all ...row) []row { return all }
+
 func ns(v float64) figure { return figure{Best: v, Metrics: sample{"ns/op": v}} }
 
 func named(name string, v float64) figure {
@@ -125,6 +127,38 @@ func TestMissesAreSaidInWords(t *testing.T) {
 		"work, serial: 0.3x a, the goal is 0.25x",
 	}, misses([]row{r}))
 	require.Empty(t, misses([]row{judge(trial{}, mode{ns: 1}, ours, nil)}))
+}
+
+// A goal that was met beside a rival, or by work of ours, that did not get its processors was as good as any other.
+func TestGoalWasMetByWorkWithoutItsProcessors(t *testing.T) {
+	m := mode{name: "parallel", most: allocs(0), ratios: ratio{"a": 0.25}}
+	starved := func(f figure, is bool) figure {
+		f.Starved = is
+		return f
+	}
+	ours := func(v float64) figure { return figure{Name: "ours", Best: v, Metrics: sample{"allocs/op": 0}} }
+	for _, row := range []struct {
+		name          string
+		ours          float64
+		we, they      bool
+		waits         bool
+		want          verdict
+		notMet        int
+		allocsAreSure verdict
+	}{
+		{"all had them", 20, false, false, false, met, 0, met},
+		{"we had not", 20, true, false, false, unsure, 1, met},
+		{"they had not", 20, false, true, false, unsure, 1, met},
+		{"a miss stays one", 30, true, true, false, missed, 1, met},
+		{"the work waits", 20, true, true, true, met, 0, met},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			r := judge(trial{work: "work", waits: row.waits}, m, starved(ours(row.ours), row.we), []figure{starved(named("a", 100), row.they)})
+			require.Equal(t, row.want, r.Rivals[0].Verdict)
+			require.Equal(t, row.allocsAreSure, r.Verdict)
+			require.Len(t, misses(rows(r)), row.notMet)
+		})
+	}
 }
 
 // Goals that name a rival name one of the trial's own.

@@ -6,7 +6,8 @@
 // goals are ratios to a rival's figure of the same run, and figures that no machine changes, such as allocations:
 // goals in nanoseconds are shown and not judged.
 //
-// It exits with 0 if all goals were met, 1 if one was missed, and 2 if it could not measure.
+// It exits with 0 if all goals were met; 1 if one was missed, or was met only by figures of work that did not get its
+// processors, in no round; and 2 if it could not measure.
 package main
 
 import (

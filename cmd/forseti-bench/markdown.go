@@ -14,8 +14,8 @@ const (
 	closes = "<!-- /bench -->"
 )
 
-// markdown is the rows that have a goal, beside the rivals that the goals name, or else the best. What is asked of ours
-// alone stands in the first line of its row.
+// markdown is the rows that have a goal, and those of whole calls that bare gates are a part of, beside the rivals that
+// the goals name, or else the best. What is asked of ours alone stands in the first line of its row.
 func (r *report) markdown() string {
 	var b strings.Builder
 	b.WriteString("| work | mode | ours | rival | rival's | ratio | goal | |\n|---|---|---|---|---|---|---|---|\n")
@@ -44,7 +44,7 @@ func (r *report) markdown() string {
 	return strings.TrimSuffix(b.String(), "<br>\n") + "\n"
 }
 
-// named is the rivals that goals name; if there are none, the best, if there is any other goal.
+// named is the rivals that goals name; if there are none, the best, if there is any other goal or the row is told anyway.
 func (r row) named() []against {
 	var named, best []against
 	for _, a := range r.Rivals {
@@ -54,17 +54,19 @@ func (r row) named() []against {
 			best = append(best, a)
 		}
 	}
-	if len(named) == 0 && limits(r) != "" {
+	if len(named) == 0 && (limits(r) != "" || r.told) {
 		return best
 	}
 	return named
 }
 
-// both is the verdict on two goals: one that is missed counts, and then one that is met.
+// both is the verdict on two goals: one that is missed counts, then one that may be, and then one that is met.
 func both(a, b verdict) verdict {
 	switch {
 	case a == missed || b == missed:
 		return missed
+	case a == unsure || b == unsure:
+		return unsure
 	case a == met || b == met:
 		return met
 	}

@@ -59,7 +59,7 @@ func cost(f figure, unit string) string {
 }
 
 func (v verdict) cell() cell {
-	return cell{string(v), map[verdict]string{met: green, missed: red, noGoal: faint}[v]}
+	return cell{string(v), map[verdict]string{met: green, missed: red, unsure: red, noGoal: faint}[v]}
 }
 
 // print writes the whole report as people read it.
@@ -83,14 +83,15 @@ func (r *report) print(w io.Writer, colour bool) {
 		fmt.Fprintln(w, note)
 	}
 	for _, said := range r.Missed {
-		fmt.Fprintln(w, paint(cell{"missed: " + said, red}, colour))
+		fmt.Fprintln(w, paint(cell{"not met: " + said, red}, colour))
 	}
 }
 
 // notes explain what is marked, or not to be compared.
 func (r *report) notes() (notes []string) {
-	starved, said := false, map[string]bool{}
+	starved, gates, said := false, false, map[string]bool{}
 	for _, row := range r.Rows {
+		gates = gates || row.Ours.Name == gateName
 		starved = starved || row.Ours.Starved
 		for _, a := range row.Rivals {
 			starved = starved || a.Starved
@@ -100,8 +101,11 @@ func (r *report) notes() (notes []string) {
 			}
 		}
 	}
+	if gates {
+		notes = append(notes, gateName+": bare, as it stands inside a call: it is given the time, and a record that was taken once for each goroutine and belongs to the call. Whole calls and permits take theirs each time.")
+	}
 	if starved {
-		notes = append(notes, "~: no round had its processors, one or all: the machine is busy, or the work waits for itself.")
+		notes = append(notes, "~: no round had its processors, one or all: the machine is busy, or the work waits for itself. A ratio of such figures meets no goal.")
 	}
 	return notes
 }

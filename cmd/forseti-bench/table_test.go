@@ -38,8 +38,8 @@ nobody asked  serial  13.1 ns, 0  * slow   ~100 ns, 3  0.131x                   
 
 figures: time, and allocations, of one operation. *: the best rival that does the same work. (Goals) are not judged.
 other (some work): does less.
-~: no round had its processors, one or all: the machine is busy, or the work waits for itself.
-missed: some work, serial: 0.131x slow, the goal is 0.1x
+~: no round had its processors, one or all: the machine is busy, or the work waits for itself. A ratio of such figures meets no goal.
+not met: some work, serial: 0.131x slow, the goal is 0.1x
 `, b.String())
 	require.NotContains(t, b.String(), "\x1b")
 }
@@ -74,6 +74,21 @@ a/slow v1.2.3
 `, r.markdown())
 }
 
+// Bare gates stood in the README without the calls that they are a part of.
+func TestREADMEShowedGatesWithoutTheirCalls(t *testing.T) {
+	r := judge(trial{work: "a call", told: true}, mode{name: "serial"}, ns(500), []figure{named("a", 400), named("b", 600)})
+	require.Contains(t, (&report{Rows: rows(r)}).markdown(), "| a call | serial | 500 ns | a | 400 ns | 1.25x |  | shown |\n")
+	told := map[string]bool{}
+	for _, trial := range trials {
+		told[trial.work] = trial.told
+	}
+	for _, trial := range trials {
+		if before, _, ok := strings.Cut(trial.work, ":"); ok && trial.ours.name == gateName && trial.modes[0].ns > 0 {
+			require.True(t, told[before+": a call"], trial.work)
+		}
+	}
+}
+
 func TestMarkdownStandsBetweenItsMarkers(t *testing.T) {
 	const text = "above\n<!-- bench -->\nold\n<!-- /bench -->\nbelow\n"
 	got, err := between([]byte(text), "new\n")
@@ -94,6 +109,9 @@ func TestVerdictOnTwoGoals(t *testing.T) {
 		{met, noGoal, met},
 		{noGoal, met, met},
 		{missed, met, missed},
+		{unsure, missed, missed},
+		{met, unsure, unsure},
+		{unsure, noGoal, unsure},
 		{noGoal, missed, missed},
 		{noGoal, noGoal, noGoal},
 	} {

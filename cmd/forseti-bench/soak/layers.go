@@ -50,7 +50,13 @@ func (s settings) breaker(consecutive int) policy.Breaker {
 
 // keyed keeps one policy for every key.
 func (s settings) keyed(each policy.Config) policy.Config {
-	return policy.Keyed{Each: each, Max: max(s.keys*1048576/1_000_000, 64), Idle: s.idle()}
+	return policy.Keyed{Each: each, Max: s.places(), Idle: s.idle()}
+}
+
+// places is how many keys a layer has room for: a twentieth more than are wanted, those that are called often, and those
+// that were and have not gone.
+func (s settings) places() int {
+	return s.keys*1048576/1_000_000 + hotKeys + topKeys + hotSpeed*int(2*s.idle()/time.Second)
 }
 
 // idle is how long the layers keep a key that nobody calls: short enough that as many come as go for most of the run.

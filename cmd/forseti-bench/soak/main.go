@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	goruntime "runtime"
 	"strings"
 	"syscall"
@@ -43,6 +44,9 @@ func main() {
 	}
 	lines := o.verdict()
 	table(os.Stdout, lines)
+	if path, err := filepath.Abs(*out); err == nil {
+		*out = path // who runs it by make is in another directory
+	}
 	fmt.Println("drawn in", *out)
 	if bad := failures(lines); len(bad) > 0 {
 		fmt.Printf("%d of %d are not as they should be\n", len(bad), len(lines))

@@ -22,6 +22,10 @@ type line struct {
 // enough is how long a soak must last for slopes to say something.
 const enough = time.Minute
 
+// leftBehind is what may be live after Shutdown besides what was before Start, in bytes: the measurements themselves, and
+// what the program and its libraries made once. It is a few bytes for each call of ten minutes.
+const leftBehind = 32 << 20
+
 // verdict judges a soak.
 func (o *outcome) verdict() (lines []line) {
 	judge := func(ok bool, what, want, format string, args ...any) {
@@ -55,7 +59,7 @@ func (o *outcome) verdict() (lines []line) {
 	for _, layer := range keyedLayers {
 		short := layer[len("keyed_"):]
 		if n := all("keys_" + short); n.N > 0 {
-			most := float64(max(o.keys*1048576/1_000_000, 64))
+			most := float64(o.places())
 			judge(n.Max <= most, "keys of "+layer, fmt.Sprintf("at most %.0f", most), "%.0f live (longest %.0f), %.0f made, %.0f gone, %.0f calls overflowed",
 				final("keys_"+short).Mean, n.Max, o.series.Last("keys_made_"+short), o.series.Last("keys_gone_"+short), o.series.Last("overflowed_"+short))
 		} else {
@@ -68,7 +72,7 @@ func (o *outcome) verdict() (lines []line) {
 	judge(o.depths.Intake+o.depths.Hooks+o.depths.Letters+o.depths.Waiting == 0, "queues at the end", "empty", "%+v", o.depths)
 	judge(o.live == 0, "live keys after Close", "0", "%d", o.live)
 	judge(o.after <= o.before, "goroutines after Shutdown", fmt.Sprintf("%d, as before Start", o.before), "%d", o.after)
-	show("live heap after Shutdown", "%s; %s before Start", chart.Number(o.memoryLeft, "B"), chart.Number(o.memory, "B"))
+	judge(o.memoryLeft <= o.memory+leftBehind, "live heap after Shutdown", "at most "+chart.Number(o.memory+leftBehind, "B"), "%s; %s before Start", chart.Number(o.memoryLeft, "B"), chart.Number(o.memory, "B"))
 	show("pipelines built and closed", "%d", o.sides)
 	show("events", "%s; %d gaps", o.eventCounts(), o.gaps)
 	judge(len(o.trouble) == 0, "trouble besides", "none", "%s", strings.Join(append(o.trouble, "")[:max(min(len(o.trouble), 3), 1)], "; "))
@@ -79,7 +83,9 @@ func (o *outcome) verdict() (lines []line) {
 func (o *outcome) flat(lines *[]line, m, f, both watch.Trend) {
 	l := line{what: "live heap, last third", want: fmt.Sprintf("%s ± 5 %%", chart.Number(m.Mean, "B"))}
 	l.measured = fmt.Sprintf("%s (%+.1f %%), slope %s/min", chart.Number(f.Mean, "B"), 100*(f.Mean/m.Mean-1), chart.Number(both.PerMinute, "B"))
-	l.shown = o.ran < enough
+	if l.shown = o.ran < enough; l.shown {
+		l.measured += fmt.Sprintf(", not judged in less than %v", enough)
+	}
 	l.failed = !l.shown && !(math.Abs(f.Mean-m.Mean) <= 0.05*m.Mean)
 	*lines = append(*lines, l)
 }
