@@ -8,7 +8,6 @@ import (
 	goruntime "runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -20,38 +19,31 @@ import (
 	"github.com/forseti-go/forseti/messages"
 )
 
-// pin puts each of the runtime's threads on a processor of its own, so that "parallel" really uses all of them.
-func pin() {
-	n := int32(min(goruntime.GOMAXPROCS(0), goruntime.NumCPU()))
-	var at atomic.Int32
-	var all sync.WaitGroup
-	for i := range n {
-		all.Go(func() {
-			goruntime.LockOSThread()
-			defer goruntime.UnlockOSThread()
-			var set unix.CPUSet
-			set.Set(int(i))
-			_ = unix.SchedSetaffinity(0, &set)
-			at.Add(1)
-			for begin := time.Now(); at.Load() < n && time.Since(begin) < time.Second; {
-				goruntime.Gosched()
-			}
-		})
+// pin keeps the calling goroutine on a processor of its own until the function it returns is called, so that "parallel"
+// really uses all of them. The thread is the goroutine's as long: one that was pinned and let go would hand its processor on
+// to every thread that it starts. It is for work that does not wait for another goroutine, which would pay for that.
+func pin(at *atomic.Int32) (let func()) {
+	goruntime.LockOSThread()
+	var all, one unix.CPUSet
+	_ = unix.SchedGetaffinity(0, &all)
+	one.Set(int(at.Add(1)-1) % goruntime.NumCPU())
+	_ = unix.SchedSetaffinity(0, &one)
+	return func() {
+		_ = unix.SchedSetaffinity(0, &all)
+		goruntime.UnlockOSThread()
 	}
-	all.Wait()
 }
 
 // modes runs op alone, on all processors at once, and from 64 goroutines, beside its goal in ns.
 func modes(b *testing.B, goal float64, op func()) {
 	b.Helper()
-	modesOf(b, goal, func() func() { return op })
+	modesOf(b, goal, false, func() func() { return op })
 }
 
-// modesOf is modes for an operation of which each goroutine has its own.
-func modesOf(b *testing.B, goal float64, newOp func() func()) {
+// modesOf is modes for an operation of which each goroutine has its own. pinned is for those that wait for nobody.
+func modesOf(b *testing.B, goal float64, pinned bool, newOp func() func()) {
 	b.Helper()
 	b.Run("serial", func(b *testing.B) {
-		pin()
 		op := newOp()
 		b.ReportAllocs()
 		stop := processors(b)
@@ -62,11 +54,14 @@ func modesOf(b *testing.B, goal float64, newOp func() func()) {
 		b.ReportMetric(goal, "goal-ns/op")
 	})
 	parallel := func(b *testing.B, each int) {
-		pin()
 		b.ReportAllocs()
 		b.SetParallelism(each)
+		var at atomic.Int32
 		stop := processors(b)
 		b.RunParallel(func(pb *testing.PB) {
+			if pinned && each == 1 {
+				defer pin(&at)()
+			}
 			op := newOp()
 			for pb.Next() {
 				op()
@@ -101,7 +96,7 @@ func usesDone(ctx context.Context) (int, error) {
 // passing is a gate alone: the call whose record it passes is there already, and so is the clock's reading.
 func passing(b *testing.B, goal float64, p *Pipeline, gate func(*call)) {
 	pool, now := poolOf[int](p), p.sys.now()
-	modesOf(b, goal, func() func() {
+	modesOf(b, goal, true, func() func() {
 		r := pool.New().(*record[int])
 		r.caller, r.now = context.Background(), now
 		return func() { gate(&r.call) }

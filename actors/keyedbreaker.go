@@ -162,8 +162,12 @@ func (k *keyedBreaker) keyCounts() KeyCounts { return k.ring.keyCounts() }
 
 func (k *keyedBreaker) borrow() error { return nil }
 
-// giveBack lets the keys go when the pipeline is closed.
-func (k *keyedBreaker) giveBack() { k.ring.empty() }
+// giveBack lets the keys go when the pipeline is closed. While a call of it still runs they stay: what is open stays open.
+func (k *keyedBreaker) giveBack() {
+	if k.pipe.inFlight() == 0 {
+		k.ring.empty()
+	}
+}
 
 // state counts the keys, by what they are doing.
 func (k *keyedBreaker) state(now int64) string {

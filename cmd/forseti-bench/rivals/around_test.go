@@ -170,7 +170,7 @@ func BenchmarkFallbackAnswers(b *testing.B) {
 
 // BenchmarkHedge is a call that ends long before it would be hedged.
 func BenchmarkHedge(b *testing.B) {
-	contest(
+	roaming(
 		b,
 		entrant{"forseti Do", func(tb testing.TB) op {
 			p := pipeline(tb, policy.Hedge{Idempotent: true, Delay: time.Hour})

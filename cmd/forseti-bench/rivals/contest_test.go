@@ -7,7 +7,6 @@ import (
 	"errors"
 	"log/slog"
 	goruntime "runtime"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -29,14 +28,19 @@ type entrant struct {
 }
 
 // contest measures each entrant alone, on all processors at once, and from 64 goroutines.
-func contest(b *testing.B, entrants ...entrant) {
+func contest(b *testing.B, entrants ...entrant) { race(b, true, entrants) }
+
+// roaming is contest for work in which goroutines wait for each other: they are not pinned.
+func roaming(b *testing.B, entrants ...entrant) { race(b, false, entrants) }
+
+func race(b *testing.B, pinned bool, entrants []entrant) {
 	for _, e := range entrants {
 		b.Run(e.name, func(b *testing.B) {
 			do := e.make(b)
 			require.True(b, do(), "it does not do the work")
 			b.Run("serial", func(b *testing.B) { serial(b, do) })
-			b.Run("parallel", func(b *testing.B) { parallel(b, 1, do) })
-			b.Run("64goroutines", func(b *testing.B) { parallel(b, max(64/goruntime.GOMAXPROCS(0), 1), do) })
+			b.Run("parallel", func(b *testing.B) { parallel(b, 1, pinned, do) })
+			b.Run("64goroutines", func(b *testing.B) { parallel(b, max(64/goruntime.GOMAXPROCS(0), 1), false, do) })
 			require.True(b, do(), "it does not do the work any more")
 		})
 	}
@@ -55,7 +59,6 @@ func alone(b *testing.B, entrants ...entrant) {
 }
 
 func serial(b *testing.B, do op) {
-	pin()
 	b.ReportAllocs()
 	stop := processors(b)
 	for b.Loop() {
@@ -64,12 +67,15 @@ func serial(b *testing.B, do op) {
 	stop()
 }
 
-func parallel(b *testing.B, each int, do op) {
-	pin()
+func parallel(b *testing.B, each int, pinned bool, do op) {
 	b.ReportAllocs()
 	b.SetParallelism(each)
+	var at atomic.Int32
 	stop := processors(b)
 	b.RunParallel(func(pb *testing.PB) {
+		if pinned {
+			defer pin(&at)()
+		}
 		for pb.Next() {
 			do()
 		}
@@ -89,25 +95,19 @@ func processors(b *testing.B) (stop func()) {
 	return func() { b.ReportMetric(float64(spent()-cpu)/float64(time.Since(begin)), "cpus") }
 }
 
-// pin puts each of the runtime's threads on a processor of its own, so that "parallel" really uses all of them.
-func pin() {
-	n := int32(min(goruntime.GOMAXPROCS(0), goruntime.NumCPU()))
-	var at atomic.Int32
-	var all sync.WaitGroup
-	for i := range n {
-		all.Go(func() {
-			goruntime.LockOSThread()
-			defer goruntime.UnlockOSThread()
-			var set unix.CPUSet
-			set.Set(int(i))
-			_ = unix.SchedSetaffinity(0, &set)
-			at.Add(1)
-			for begin := time.Now(); at.Load() < n && time.Since(begin) < time.Second; {
-				goruntime.Gosched()
-			}
-		})
+// pin keeps the calling goroutine on a processor of its own until the function it returns is called, so that "parallel"
+// really uses all of them. The thread is the goroutine's as long: one that was pinned and let go would hand its processor on
+// to every thread that it starts. It is for work that does not wait for another goroutine, which would pay for that.
+func pin(at *atomic.Int32) (let func()) {
+	goruntime.LockOSThread()
+	var all, one unix.CPUSet
+	_ = unix.SchedGetaffinity(0, &all)
+	one.Set(int(at.Add(1)-1) % goruntime.NumCPU())
+	_ = unix.SchedSetaffinity(0, &one)
+	return func() {
+		_ = unix.SchedSetaffinity(0, &all)
+		goruntime.UnlockOSThread()
 	}
-	all.Wait()
 }
 
 var (

@@ -91,7 +91,7 @@ func (h *handRolled) attempt(ctx context.Context, fn func(context.Context) (int,
 
 // BenchmarkFiveLayers is a call that succeeds, of a function that takes no context.
 func BenchmarkFiveLayers(b *testing.B) {
-	contest(
+	roaming(
 		b,
 		entrant{"forseti Do0", func(tb testing.TB) op {
 			p := forsetiLayers(tb)
@@ -110,7 +110,7 @@ func BenchmarkFiveLayers(b *testing.B) {
 
 // layersWith is the contest for functions that take a context, which comes with each call.
 func layersWith(b *testing.B, fn func(context.Context) (int, error)) {
-	contest(
+	roaming(
 		b,
 		entrant{"forseti Do", func(tb testing.TB) op {
 			p := forsetiLayers(tb)
@@ -136,7 +136,7 @@ func BenchmarkFiveLayersDone(b *testing.B) { layersWith(b, usesDone) }
 
 // BenchmarkFiveLayersAsync is a call on another goroutine, whose result is awaited.
 func BenchmarkFiveLayersAsync(b *testing.B) {
-	contest(
+	roaming(
 		b,
 		entrant{"forseti Go", func(tb testing.TB) op {
 			p := forsetiLayers(tb)
