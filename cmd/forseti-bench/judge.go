@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"math"
+	goruntime "runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -54,6 +55,10 @@ func figureOf(s subject, unit string, samples []sample, wanted float64) figure {
 	return f
 }
 
+// had is the share of the processors that the best round had. A rival that waits for its own lock never has all of them; with
+// all of them it could not be faster than this share of its time.
+func (f figure) had() float64 { return min(f.Metrics["cpus"]/float64(goruntime.GOMAXPROCS(0)), 1) }
+
 // against is a rival's figure beside ours.
 type against struct {
 	figure
@@ -104,7 +109,7 @@ func judge(t trial, m mode, ours figure, rivals []figure) row {
 			if a.Ratio <= goal { // not so when it is no number
 				a.Verdict = met
 			}
-			if a.Verdict == met && !t.waits && (ours.Starved || rival.Starved) {
+			if a.Verdict == met && !t.waits && (ours.Starved || rival.Starved && a.Ratio > goal*rival.had()) {
 				a.Verdict = unsure
 			}
 		}
