@@ -216,7 +216,7 @@ func (l *load) run(t *testing.T) {
 	}()
 	pause := time.NewTicker(200 * time.Microsecond)
 	defer pause.Stop()
-	last := l.settings[0]
+	var last policy.Config
 	for under := true; under; {
 		select {
 		case <-done:

@@ -61,8 +61,9 @@ func (l *keyLimit[T, P]) start(parent actor.SpawnerContext) error {
 // settle brings all entries of a shard to the settings in force. It runs in its actor.
 func (l *keyLimit[T, P]) settle(shard int) {
 	s := &l.ring.shards[shard]
-	s.mu.Lock()   // what is being made with earlier settings is there after this
-	s.mu.Unlock() //nolint:staticcheck // nothing to do inside
+	s.mu.Lock() // what is being made with earlier settings is there after this
+	s.tidy()
+	s.mu.Unlock()
 	for e := range s.all() {
 		l.bring(e)
 	}
