@@ -23,18 +23,18 @@ type Answer struct {
 	peer            peer.Peer
 }
 
-// renewable reports whether newMessage can make another of the kind.
-func renewable(reply any) bool {
-	t := reflect.TypeOf(reply)
-	return t != nil && t.Kind() == reflect.Pointer
-}
-
-// newMessage makes an empty message of the type of like, which a caller wants its reply in.
-func newMessage(like any) any {
+// newMessages tells how to make empty messages of the type of like, which a caller wants its reply in; nil, if there is no
+// telling. What it returns does not look at like again: a copy of a hedge may start when the caller has its reply already.
+func newMessages(like any) func() any {
 	if m, ok := like.(proto.Message); ok {
-		return m.ProtoReflect().New().Interface()
+		t := m.ProtoReflect().Type()
+		return func() any { return t.New().Interface() }
 	}
-	return reflect.New(reflect.TypeOf(like).Elem()).Interface()
+	t := reflect.TypeOf(like)
+	if t == nil || t.Kind() != reflect.Pointer {
+		return nil
+	}
+	return func() any { return reflect.New(t.Elem()).Interface() }
 }
 
 // copyMessage makes to what from is; nil is the empty message. Protocol buffers are copied as a whole, because an answer

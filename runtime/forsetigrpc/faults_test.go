@@ -3,6 +3,7 @@ package forsetigrpc_test
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,11 +21,11 @@ func TestHedgedCopiesSharedRoomForOptions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := pipeline(t, policy.Hedge{Idempotent: true, Delay: time.Second})
 		call := forsetigrpc.UnaryClientInterceptor(p, forsetigrpc.WithIdempotent(always))
-		n := 0
+		var copies atomic.Int64
 		var first string
 		opts := make([]grpc.CallOption, 0, 4)
 		err := call(t.Context(), "/s/m", nil, &grpc_testing.SimpleResponse{}, nil, func(_ context.Context, _ string, _, _ any, _ *grpc.ClientConn, opts ...grpc.CallOption) error {
-			n++
+			n := copies.Add(1)
 			opts = append(opts, grpc.CallContentSubtype(fmt.Sprint("copy-", n)))
 			if n == 1 {
 				time.Sleep(3 * time.Second)
