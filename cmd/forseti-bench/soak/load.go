@@ -73,7 +73,6 @@ type caller struct {
 	r       *rand.Rand
 	tally   *tally
 	futures []runtime.Future[int]
-	next    int // the oldest of them
 }
 
 func (l *load) caller(i int, seed uint64) *caller {
