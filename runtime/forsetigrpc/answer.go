@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/forseti-go/forseti/messages"
 )
@@ -23,18 +24,30 @@ type Answer struct {
 	peer            peer.Peer
 }
 
-// newMessages tells how to make empty messages of the type of like, which a caller wants its reply in; nil, if there is no
-// telling. What it returns does not look at like again: a copy of a hedge may start when the caller has its reply already.
-func newMessages(like any) func() any {
+// messageType makes empty messages of the type that a caller wants its reply in. It does not look at that reply again: a
+// copy of a hedge may start when the caller has it already.
+type messageType struct {
+	proto protoreflect.MessageType // nil for what is no protocol buffer
+	other reflect.Type             // then: what the reply points to
+}
+
+// typeOf is the type of like; false when others of it cannot be made.
+func typeOf(like any) (messageType, bool) {
 	if m, ok := like.(proto.Message); ok {
-		t := m.ProtoReflect().Type()
-		return func() any { return t.New().Interface() }
+		return messageType{proto: m.ProtoReflect().Type()}, true
 	}
 	t := reflect.TypeOf(like)
 	if t == nil || t.Kind() != reflect.Pointer {
-		return nil
+		return messageType{}, false
 	}
-	return func() any { return reflect.New(t.Elem()).Interface() }
+	return messageType{other: t.Elem()}, true
+}
+
+func (t messageType) empty() any {
+	if t.proto != nil {
+		return t.proto.New().Interface()
+	}
+	return reflect.New(t.other).Interface()
 }
 
 // copyMessage makes to what from is; nil is the empty message. Protocol buffers are copied as a whole, because an answer

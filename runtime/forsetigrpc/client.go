@@ -31,14 +31,14 @@ func UnaryClientInterceptor(p runtime.Pipeline, opts ...Option) grpc.UnaryClient
 		if s.idempotent == nil || !s.idempotent(method) {
 			c.Once = true
 		}
-		newMessage := newMessages(reply)
-		if newMessage == nil {
+		replies, ok := typeOf(reply)
+		if !ok {
 			return told(ctx, &messages.FieldError{Field: "reply", Value: fmt.Sprintf("%T", reply), Allowed: "a pointer: every attempt has its own"}, local)
 		}
 		opts = slices.Clip(opts) // copies of a hedge that add to them add to their own
 		own := captures(opts)
 		v, err := runtime.Do(ctx, p.With(c), func(ctx context.Context) (any, error) {
-			a := &Answer{Message: newMessage()}
+			a := &Answer{Message: replies.empty()}
 			mine := opts
 			if own {
 				mine = a.capture(opts)
