@@ -124,6 +124,7 @@ func (r *record[T]) launch(where place) {
 		return
 	}
 	a.on, a.slot = true, where == onWorker
+	p.calls[r.lane%lanes].Add(oneCall)
 	a.state.Store(asyncQueued)
 	r.ctx = r.own
 	if a.limited = p.total != nil && p.observing.Load()&p.total.bit == 0; a.limited {
@@ -139,6 +140,7 @@ func (r *record[T]) launch(where place) {
 // work is the record's job on a worker.
 func (r *record[T]) work() {
 	if !r.async.state.CompareAndSwap(asyncQueued, asyncRunning) { // answered while it waited
+		r.p.calls[r.lane%lanes].Add(-1)
 		if r.async.slot {
 			r.p.intake.release(1)
 		}
@@ -154,6 +156,7 @@ func (r *record[T]) work() {
 func (r *record[T]) settle(err error) {
 	p, slot := r.p, r.async.slot
 	taken := r.async.state.Load() == asyncTaken
+	p.calls[r.lane%lanes].Add(-1)
 	if slot {
 		p.intake.release(1)
 	}

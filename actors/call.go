@@ -191,6 +191,7 @@ func (c *call) wouldHave(l *layerBase, act string) {
 func (c *call) enter() error {
 	p := c.p
 	if p.closed.Load() && !c.async.on { // what was accepted before the end is still done
+		p.turnedAway.Add(1)
 		return c.reject(p.name, "stopped", 0, messages.ErrStopped)
 	}
 	if err := c.caller.Err(); err != nil {

@@ -278,7 +278,7 @@ func Do0[T any](ctx context.Context, p *Pipeline, meta *messages.Context, fn fun
 func (r *record[T]) face(missing bool) (v T, err error) {
 	r.check(missing)
 	calls := &r.p.calls[r.lane%lanes]
-	calls.Add(1)
+	calls.Add(oneCall)
 	defer calls.Add(-1) // Goexit too
 	err = r.exec()
 	if err == nil {
@@ -312,7 +312,7 @@ func Try[T any](ctx context.Context, p *Pipeline, meta *messages.Context, fn fun
 	r.fn = fn
 	r.check(fn == nil)
 	calls := &p.calls[r.lane%lanes]
-	calls.Add(1)
+	calls.Add(oneCall)
 	defer calls.Add(-1)
 	res := r.result(r.exec())
 	pool.give(r)

@@ -287,7 +287,7 @@ func (r *race) send() {
 	r.sent++
 	r.mu.Unlock()
 	r.left++
-	c.p.calls[s.lane%lanes].Add(1)
+	c.p.copies.Add(1)
 	c.p.sys.workers.run(s.lap)
 }
 
@@ -350,12 +350,12 @@ func (r *race) keeps() any {
 
 // discard ends a copy that nobody waits for any more, nor for what it returned.
 func (s *call) discard(kept any) {
-	p, lane := s.p, s.lane
+	p := s.p
 	if c, ok := s.inv.value().(io.Closer); ok && !(kept != nil && reflect.ValueOf(c).Comparable() && any(c) == kept) {
 		closeQuietly(c)
 	}
 	s.inv.giveBack()
-	p.calls[lane%lanes].Add(-1)
+	p.copies.Add(-1)
 }
 
 func closeQuietly(c io.Closer) {
@@ -410,9 +410,8 @@ func (r *race) settle(best *entrant, won bool, begin int64) (took time.Duration)
 			took = time.Duration(first.c.now - begin)
 		}
 		c.inv.adopt(s.inv)
-		lane := s.lane
 		s.inv.giveBack()
-		c.p.calls[lane%lanes].Add(-1)
+		c.p.copies.Add(-1)
 	}
 	for _, s := range ended {
 		s.discard(kept)

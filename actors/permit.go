@@ -27,7 +27,7 @@ func Acquire(ctx context.Context, p *Pipeline, meta *messages.Context) (t Permit
 	}
 	r := poolOf[struct{}](p).take(ctx, meta)
 	calls := &p.calls[r.lane%lanes]
-	calls.Add(1)
+	calls.Add(oneCall)
 	defer func() {
 		if t.r == nil { // refused; or a guard of the user's left
 			calls.Add(-1)

@@ -64,7 +64,9 @@ type Pipeline struct {
 	captured         [len(outcomes)]bool // by verdict: it goes to the sinks
 	around           string              // a layer that needs a function: no permits are given
 	intake           intake
-	calls            [lanes]paddedInt64 // synchronous ones in flight
+	calls            traffic
+	copies           atomic.Int64  // of hedges, in flight
+	turnedAway       atomic.Uint64 // synchronous calls that came when the pipeline was closed
 	pools            atomic.Pointer[[]any]
 	checking         sync.Mutex // of fallbacks' types against those of calls
 	lane             atomic.Uint32
@@ -380,6 +382,7 @@ func (p *Pipeline) Close(ctx context.Context) error {
 	err := p.drain(ctx)
 	p.sys.root.Send(p.pid, dismiss{})
 	p.giveBack()
+	p.sys.troubles.forget(p.pid.Id)
 	return err
 }
 
@@ -389,7 +392,8 @@ type dismiss struct{}
 func (p *Pipeline) drain(ctx context.Context) error {
 	var errs []error
 	if err := p.quiet(ctx); err != nil {
-		errs = append(errs, fmt.Errorf("pipeline %q: %d calls still in flight: %w", p.name, p.inFlight(), err))
+		_, running := p.calls.read()
+		errs = append(errs, fmt.Errorf("pipeline %q: %d calls still in flight: %w", p.name, running, err))
 	}
 	p.tellServed(p.fallbacks.count.Swap(0), "the last ones")
 	for _, l := range p.stack {
@@ -405,17 +409,15 @@ func (p *Pipeline) drain(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// inFlight counts the calls that have not ended, synchronous and not.
-func (p *Pipeline) inFlight() (n int64) {
-	for i := range p.calls {
-		n += p.calls[i].Load()
-	}
-	return n + p.intake.used.Load()
+// inFlight counts the calls that have not ended, synchronous and not, and the copies of hedges.
+func (p *Pipeline) inFlight() int64 {
+	_, running := p.calls.read()
+	return int64(running) + p.copies.Load()
 }
 
-// quiet waits until no call is in flight, or ctx ended.
+// quiet waits until no call is in flight and no slot of the intake is taken, or ctx ended.
 func (p *Pipeline) quiet(ctx context.Context) error {
-	for wait := time.Millisecond; p.inFlight() > 0; wait = min(2*wait, 50*time.Millisecond) {
+	for wait := time.Millisecond; p.inFlight() > 0 || p.intake.used.Load() > 0; wait = min(2*wait, 50*time.Millisecond) {
 		pause := time.NewTimer(wait)
 		select {
 		case <-pause.C:

@@ -91,6 +91,11 @@ func (s *supervisor) HandleFailure(_ *actor.ActorSystem, parent actor.Supervisor
 		Kind: kind, Source: child.Id, Reason: fmt.Sprintf("panic: %.200v", reason),
 		Data: map[string]any{"failures": count, "delay_ms": delay.Milliseconds()},
 	})
+	back := int64(0)
+	if ok {
+		back = now + int64(delay+restartGrace)
+	}
+	s.sys.troubles.note(child.Id, fmt.Sprintf("panic: %.200v", reason), back)
 	if ok {
 		time.AfterFunc(delay/2+rand.N(delay/2+1), func() { parent.RestartChildren(child) })
 	} else {

@@ -40,6 +40,7 @@ type System struct {
 	kill     *killSwitch
 	budgets  retryBudgets
 	failures outbox // of actors
+	troubles troubles
 	restarts RestartPolicy
 
 	guardErrors atomic.Uint64 // guards that panicked and were passed over
@@ -209,6 +210,36 @@ func (s *System) Close(ctx context.Context) error {
 	err = errors.Join(err, s.end(ctx))
 	s.actors.Shutdown()
 	return err
+}
+
+// Quiet waits, after Refuse, until no call is in flight, or ctx ends.
+func (s *System) Quiet(ctx context.Context) error {
+	s.mu.Lock()
+	pipelines := make([]*Pipeline, 0, len(s.pipelines))
+	for _, p := range s.pipelines {
+		pipelines = append(pipelines, p)
+	}
+	s.mu.Unlock()
+	for _, p := range pipelines {
+		if err := p.quiet(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Answers asks the actor above all others for a sign of life, until ctx ends.
+func (s *System) Answers(ctx context.Context) error {
+	o := &order{func(actor.SpawnerContext) error { return nil }, make(chan error, 1)}
+	s.root.Send(s.top, o)
+	select {
+	case err := <-o.done:
+		return err
+	case <-s.gone:
+		return messages.ErrStopped
+	case <-ctx.Done():
+		return fmt.Errorf("actor system does not answer: %w", context.Cause(ctx))
+	}
 }
 
 // drain is the first half of the end: nothing new comes in, and what runs is waited for until ctx ends. Only the first

@@ -137,7 +137,7 @@ func (rt *Runtime) handle(cfg TaskConfig, p Pipeline, prepare func(messages.Task
 		return fmt.Errorf("task type %q: %w", cfg.Type, err)
 	}
 	h.consumer.Store(consumer)
-	if rt.draining { // meanwhile
+	if rt.isDraining() { // meanwhile
 		consumer.Stop()
 	}
 	return nil
@@ -148,7 +148,7 @@ func (rt *Runtime) claim(h *handler) error {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
 	switch {
-	case rt.draining:
+	case rt.isDraining():
 		return messages.ErrStopped
 	case rt.handlers[h.cfg.Type] != nil:
 		return &messages.FieldError{Field: "Type", Value: h.cfg.Type, Allowed: "a type that has no handler yet"}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/forseti-go/forseti/actors"
@@ -57,11 +58,16 @@ type Runtime struct {
 
 	canceled cancellations
 
-	mu       sync.Mutex
-	handlers map[string]*handler
-	draining bool
-	stopped  chan struct{}
-	report   error
+	phase   atomic.Int32 // an index of phases
+	stopped chan struct{}
+	report  ShutdownReport // these two before stopped is closed
+	outcome error
+
+	mu        sync.Mutex
+	handlers  map[string]*handler
+	farewells []ShutdownHandler
+	checks    []*check
+	own       map[[3]string]*check // of guards and sinks, by kind, pipeline and name
 }
 
 // Start starts a runtime. With a cluster the kill switch's state has been read when it returns. End it by Shutdown.
@@ -236,76 +242,9 @@ func (rt *Runtime) Ready() Readiness {
 		r.Degraded = true
 		r.Details = append(r.Details, "nats is not connected: no tasks, kill switch as last known")
 	}
-	if st.ControlAge > 30*time.Second {
+	if st.ControlAge > staleControl {
 		r.Degraded = true
 		r.Details = append(r.Details, fmt.Sprintf("kill switch was last confirmed %v ago", st.ControlAge.Round(time.Second)))
 	}
 	return r
-}
-
-func (rt *Runtime) isDraining() bool {
-	rt.mu.Lock()
-	defer rt.mu.Unlock()
-	return rt.draining
-}
-
-// ErrShutdown is the cause that ends the contexts of work that a shutdown could not wait for.
-var ErrShutdown = errors.New("runtime is shutting down")
-
-// abortWait is how long aborted work has to notice that it was aborted.
-const abortWait = 2 * time.Second
-
-// Shutdown ends the runtime: it stops taking tasks and waits for those it has, until ctx ends; tasks that are still
-// running then are aborted and given back. Then it refuses new calls, waits for those in flight, and stops all actors,
-// leaf first. It returns what did not end in time; nil means that nothing is left. Further calls wait for the first.
-func (rt *Runtime) Shutdown(ctx context.Context) error {
-	rt.mu.Lock()
-	first := !rt.draining
-	rt.draining = true
-	handlers := make([]*handler, 0, len(rt.handlers))
-	for _, h := range rt.handlers {
-		handlers = append(handlers, h)
-	}
-	rt.mu.Unlock()
-	if !first {
-		select {
-		case <-rt.stopped:
-			return rt.report
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-	defer close(rt.stopped)
-	rt.sys.Publish(messages.Event{Kind: messages.NodeDraining, Source: rt.node})
-	for _, h := range handlers {
-		if k := h.consumer.Load(); k != nil {
-			k.Stop()
-		}
-	}
-	var errs []error
-	for _, h := range handlers {
-		k := h.consumer.Load()
-		if k == nil || k.Drained(ctx) == nil {
-			continue
-		}
-		rt.end(ErrShutdown)
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortWait)
-		if err := k.Drained(grace); err != nil {
-			errs = append(errs, fmt.Errorf("task type %q: tasks still running, to be delivered again: %w", h.cfg.Type, err))
-		}
-		cancel()
-	}
-	last := ctx
-	if ctx.Err() != nil { // the drain took all the time: closing still needs some
-		var cancel context.CancelFunc
-		last, cancel = context.WithTimeout(context.WithoutCancel(ctx), abortWait)
-		defer cancel()
-	}
-	errs = append(errs, rt.sys.Close(last))
-	rt.sys.Publish(messages.Event{Kind: messages.NodeStopped, Source: rt.node})
-	rt.control()
-	rt.running.Wait()
-	rt.end(ErrShutdown)
-	rt.report = errors.Join(errs...)
-	return rt.report
 }

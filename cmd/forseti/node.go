@@ -33,6 +33,7 @@ type nodeFlags struct {
 	timeout, attemptTimeout, openFor, window, ackWait time.Duration
 	attempts, concurrency, minCalls                   int
 
+	admin string
 	drain time.Duration
 	quiet bool
 }
@@ -52,7 +53,8 @@ as HTTP headers; Idempotency-Key and traceparent. The answer decides:
   any other       a dead letter at once
 Requests carry a deadline: when it has passed the node hangs up. Handlers must be idempotent.
 
-SIGTERM or SIGINT ends the node when the tasks in hand are done, at the latest after --drain; a second one at once.`,
+SIGTERM or SIGINT ends the node when the tasks in hand are done, at the latest after --drain. A second one ends that wait:
+what runs is aborted and goes back to the stream. A third one ends the process at once.`,
 		Example: `  forseti node --task charge=http://127.0.0.1:8080/charge
   forseti node --listen 0.0.0.0:4222 --token-file token --task charge=http://127.0.0.1:8080/charge
   forseti node --nats nats://nats.internal:4222 --creds node.creds --task charge=http://127.0.0.1:8080/charge`,
@@ -85,6 +87,7 @@ SIGTERM or SIGINT ends the node when the tasks in hand are done, at the latest a
 	flags.IntVar(&f.minCalls, "min-calls", 20, "calls in the window before it is judged")
 	flags.DurationVar(&f.ackWait, "ack-wait", cluster.DefaultAckWait, "silence after which a task of a dead node goes to another one")
 	flags.DurationVar(&f.drain, "drain", 20*time.Second, "how long tasks in hand may take when the node is told to end")
+	flags.StringVar(&f.admin, "admin", "", "`host:port` for GET /livez, /readyz, /healthz, as 127.0.0.1:7480; they show no payloads, and change nothing")
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "no banner, only the log")
 	return cmd
 }
@@ -96,6 +99,7 @@ type nodeConfig struct {
 	handlers []*httpHandler
 	spec     runtime.Spec
 	tasks    runtime.TaskConfig
+	admin    string
 	drain    time.Duration
 	quiet    bool
 }
@@ -117,6 +121,11 @@ func (f *nodeFlags) config(changed func(string) bool) (*nodeConfig, error) {
 	want(f.window >= 10*time.Millisecond, "breaker-window", f.window, "at least 10ms")
 	want(f.minCalls >= 1, "min-calls", f.minCalls, "at least 1")
 	want(f.ackWait >= time.Second, "ack-wait", f.ackWait, "at least 1s")
+	if f.admin != "" {
+		_, port, err := net.SplitHostPort(f.admin)
+		number, bad := strconv.Atoi(port)
+		want(err == nil && bad == nil && number >= 0 && number <= 65535, "admin", strconv.Quote(f.admin), "host:port, as 127.0.0.1:7480")
+	}
 	want(f.drain >= 0, "drain", f.drain, "0 or more")
 	want(messages.ValidToken(f.name), "name", f.name, "1 to 64 of a-z, 0-9, _ and -")
 	want(f.nats == "" || len(f.tasks) > 0, "nats", f.nats, "at least one --task with it: such a node would do nothing")
@@ -127,7 +136,7 @@ func (f *nodeFlags) config(changed func(string) bool) (*nodeConfig, error) {
 	want((f.user == "") == (f.passwordFile == ""), "user", f.user, "--user and --password-file, both or none")
 	want(f.user == "" || f.tokenFile == "", "token-file", f.tokenFile, "a token or a user, not both")
 
-	cfg := &nodeConfig{drain: f.drain, quiet: f.quiet, spec: f.spec(), tasks: runtime.TaskConfig{AckWait: f.ackWait, MaxInFlight: 16 * f.concurrency}}
+	cfg := &nodeConfig{admin: f.admin, drain: f.drain, quiet: f.quiet, spec: f.spec(), tasks: runtime.TaskConfig{AckWait: f.ackWait, MaxInFlight: 16 * f.concurrency}}
 	seen := map[string]bool{}
 	for _, t := range f.tasks {
 		h, err := f.handler(t)

@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"os"
+	"os/signal"
 	"slices"
 	"strings"
 	"syscall"
@@ -30,6 +32,7 @@ type node struct {
 	server  *embedded.Server
 	cluster *cluster.Cluster
 	rt      *runtime.Runtime
+	admin   *admin // nil without --admin
 	events  *actors.Subscription
 	ended   chan struct{} // the event logger's end
 	told    chan struct{}
@@ -44,12 +47,14 @@ func (cfg *nodeConfig) run(ctx context.Context, stderr io.Writer) error {
 		}
 	}()
 	if err := n.start(ctx, cfg); err != nil {
-		return errors.Join(err, n.stop(cfg.drain))
+		return errors.Join(err, n.stop(context.Background(), cfg.drain))
 	}
 	n.announce(stderr, cfg)
 	<-ctx.Done()
+	hurry, release := untilSignal(context.Background())
+	defer release()
 	n.log.Info("draining", slog.String("limit", cfg.drain.String()))
-	if err := n.stop(cfg.drain); err != nil {
+	if err := n.stop(hurry, cfg.drain); err != nil {
 		return tryTo(&failure{err: err, code: exitTimeout}, "a longer --drain: what was in hand is delivered again, and runs twice")
 	}
 	n.log.Info("stopped")
@@ -80,6 +85,9 @@ func (n *node) start(ctx context.Context, cfg *nodeConfig) error {
 		return err
 	}
 	if n.rt, err = runtime.Start(ctx, runtime.Config{}, runtime.WithCluster(n.cluster), runtime.WithLogger(n.log)); err != nil {
+		return err
+	}
+	if n.admin, err = startAdmin(cfg.admin, n.rt, n.log); err != nil {
 		return err
 	}
 	n.events = n.rt.Events(256, nil)
@@ -118,13 +126,16 @@ func serverProblem(err error, cfg *nodeConfig) error {
 	return err
 }
 
-// stop ends whatever was started.
-func (n *node) stop(drain time.Duration) error {
+// stop ends whatever was started. When hurry ends the drain does.
+func (n *node) stop(hurry context.Context, drain time.Duration) error {
 	var errs []error
 	if n.rt != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), drain)
+		ctx, cancel := context.WithTimeout(hurry, drain)
 		errs = append(errs, n.rt.Shutdown(ctx))
 		cancel()
+		if r, ok := n.rt.ShutdownReport(); ok {
+			n.log.Info("drained", slog.Int("in_flight", r.InFlight), slog.Int("admitted", r.Admitted), slog.Int("drained", r.Drained), slog.Int("aborted", r.Aborted))
+		}
 	}
 	if n.events != nil {
 		close(n.ended)
@@ -138,7 +149,23 @@ func (n *node) stop(drain time.Duration) error {
 	if n.server != nil {
 		errs = append(errs, n.server.Shutdown(ctx))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, n.admin.stop(ctx))...) // last: it says until the end that the node is not ready
+}
+
+// untilSignal is ctx until another signal asks for haste; the next one after it does what signals do by default.
+func untilSignal(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
+	go func() {
+		select {
+		case <-signals:
+			cancel(errors.New("told to end at once by a second signal"))
+		case <-ctx.Done():
+		}
+		signal.Stop(signals)
+	}()
+	return ctx, func() { cancel(nil) }
 }
 
 // logEvents writes what happens on this node to the log until the node ends.
@@ -198,6 +225,9 @@ func (n *node) announce(w io.Writer, cfg *nodeConfig) {
 	}
 	line("nats", "%s", at)
 	line("node", "%s", n.rt.Node())
+	if n.admin != nil {
+		line("admin", "http://%s/readyz", n.admin.addr)
+	}
 	for _, h := range cfg.handlers {
 		line("task", "%s -> %s", h.typ, h.shown)
 	}

@@ -5,6 +5,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -118,15 +119,26 @@ func TestNodeGivesUpDraining(t *testing.T) {
 	require.Zero(t, n.code(t), n.stderr.String()) // the handler honoured its context: the task went back
 }
 
-func TestSecondSignalEndsAtOnce(t *testing.T) {
-	n := startNode(t, "--drain", "10m")
+func TestSecondSignalEndsTheDrain(t *testing.T) {
+	n := startNode(t, "--drain", "10m", "--admin", "127.0.0.1:0")
+	n.until(t, "/readyz")
+	at := regexp.MustCompile(`admin +(http://\S+)`).FindStringSubmatch(n.stderr.String())[1]
+	requireStatus := func(want int) {
+		t.Helper()
+		answer, err := http.Get(at)
+		require.NoError(t, err)
+		require.NoError(t, answer.Body.Close())
+		require.Equal(t, want, answer.StatusCode)
+	}
+	requireStatus(http.StatusOK)
 	good(t, "task", "send", "charge", "{}", "--nats", n.nats)
 	<-n.arrived
 	n.signal(t, syscall.SIGTERM)
-	n.until(t, "draining")
+	n.until(t, "node.draining")
+	requireStatus(http.StatusServiceUnavailable)
 	n.signal(t, syscall.SIGTERM)
-	require.Equal(t, -1, n.code(t))
-	require.Equal(t, syscall.SIGTERM, n.cmd.ProcessState.Sys().(syscall.WaitStatus).Signal())
+	require.Zero(t, n.code(t), n.stderr.String()) // the handler honoured its context: the task went back
+	require.Regexp(t, `"drained".*"in_flight":1.*"drained":0,"aborted":1`, n.stderr.String())
 }
 
 func TestNodeOnAnotherServer(t *testing.T) {
