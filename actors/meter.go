@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"cmp"
 	"errors"
 	"math/bits"
 	"slices"
@@ -182,7 +183,7 @@ func (m *callMeter) refused(c *call, err error) {
 	case r.Cause == messages.ErrKillSwitch: //nolint:errorlint // the very error: an inner pipeline's is no refusal of ours
 		reason = "ordered"
 	}
-	m.refusals.add(c.lane, labels{by, reason})
+	m.refusals.add(c.lane, labels{cmp.Or(by, otherLabel), cmp.Or(reason, otherLabel)})
 }
 
 // moved counts a breaker's change of state. It runs in the breaker's actor.

@@ -55,10 +55,12 @@ type Runtime struct {
 	control context.CancelFunc // of the kill switch's watch and the event forwarder
 	running sync.WaitGroup
 
-	canceled cancellations
+	canceled  cancellations
+	gatherers []func(*gathering) // who tells metrics beside the pipelines; not changed after Start
 
 	mu       sync.Mutex
 	handlers map[string]*handler
+	claimed  int // handlers there ever were
 	draining bool
 	stopped  chan struct{}
 	report   error
