@@ -385,6 +385,28 @@ func BenchmarkPipeline(b *testing.B) {
 	})
 }
 
+// BenchmarkBeside is the five-layer call without anything that stands beside layers, not even counting; with two guards and
+// what is counted always; and with an attached hook as well.
+func BenchmarkBeside(b *testing.B) {
+	ctx := context.Background()
+	allow := GuardFunc("allow", func(*messages.Context) messages.GuardResult { return messages.Allow() })
+	guards := []Guard{KillSwitch(), allow}
+	b.Run("bare", func(b *testing.B) {
+		p := newPipeline(b, newSystem(b), Spec{Layers: fiveLayers(), Unstoppable: true})
+		p.meter = nil
+		modes(b, 0, func() { _, _ = Do0(ctx, p, nil, noop) })
+	})
+	b.Run("guards and metrics", func(b *testing.B) {
+		p := newPipeline(b, newSystem(b), Spec{Layers: fiveLayers(), Guards: guards})
+		modes(b, 0, func() { _, _ = Do0(ctx, p, nil, noop) })
+	})
+	b.Run("hook too", func(b *testing.B) {
+		var n int
+		p := newPipeline(b, newSystem(b), Spec{Layers: fiveLayers(), Guards: guards, Hooks: []Hook{{OnSuccess: func(Moment) { n++ }}}})
+		modes(b, 0, func() { _, _ = Do0(ctx, p, nil, noop) })
+	})
+}
+
 // BenchmarkHedge is a call that ends before it is hedged, on a worker, and one while the delay is not known yet.
 func BenchmarkHedge(b *testing.B) {
 	ctx := context.Background()

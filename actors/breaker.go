@@ -189,6 +189,7 @@ func (b *breaker) publish(s policy.BreakerSnapshot) {
 		return
 	}
 	b.past = b.outlived(b.past, old, &s)
+	b.pipe.meter.moved(&old.BreakerSnapshot, &s)
 	announce(&old.BreakerSnapshot, &s, b.tell)
 }
 

@@ -392,9 +392,12 @@ func (c *call) dropTo(n int) {
 	}
 }
 
-// finish tells the hooks and the sinks how it ended.
+// finish counts the call, and tells the hooks and the sinks how it ended. It is run once for each call.
 func (c *call) finish(err error) {
 	p := c.p
+	if p.meter != nil {
+		p.meter.count(c, err)
+	}
 	if c.verdict == answered {
 		p.served(c)
 	}

@@ -368,6 +368,7 @@ func closeQuietly(c io.Closer) {
 func (r *race) settle(best *entrant, won bool, begin int64) (took time.Duration) {
 	c, h := r.parent, r.by
 	r.wait.Stop()
+	c.p.meter.raced(r.sent-1, won && best.c.entry > 0)
 	r.mu.Lock()
 	var kept any
 	if best != nil {

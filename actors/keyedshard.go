@@ -316,6 +316,7 @@ func (s *breakerShard) show(cold *coldCircuit, now int64) {
 	}
 	cold.of.view.Store(v)
 	cold.past = cold.of.outlived(cold.past, old, &snap)
+	s.layer.pipe.meter.moved(&old.BreakerSnapshot, &snap)
 	announce(&old.BreakerSnapshot, &snap, func(e messages.Event) {
 		e.Source = s.layer.name
 		if cold.of == s.layer.ring.overflow {

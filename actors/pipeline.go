@@ -76,6 +76,8 @@ type Pipeline struct {
 	observing        atomic.Uint64 // the bits of layers that only observe
 	abandoned        atomic.Int64
 	fallbacks        sampled
+	number           uint64     // in the order of their start, under the system's lock; 0 before that
+	meter            *callMeter // nil only in a benchmark of what it costs
 }
 
 // Pipeline builds a pipeline and starts its actors. The name must be a token that no other pipeline has. All that
@@ -107,6 +109,10 @@ func (s *System) Pipeline(name string, spec Spec) (*Pipeline, error) {
 		s.abandon(p)
 		return nil, fmt.Errorf("pipeline %q: %w", name, err)
 	}
+	s.mu.Lock()
+	s.started++
+	p.number = s.started
+	s.mu.Unlock()
 	p.warn()
 	return p, nil
 }
@@ -139,7 +145,7 @@ func (s *System) abandon(p *Pipeline) {
 
 // assemble makes a pipeline that has not been started.
 func assemble(s *System, name string, spec Spec) (*Pipeline, error) {
-	p := &Pipeline{sys: s, name: name}
+	p := &Pipeline{sys: s, name: name, meter: &callMeter{}}
 	if spec.Intake == 0 {
 		spec.Intake = 256
 	}

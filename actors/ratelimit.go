@@ -45,11 +45,13 @@ func (l *rateLimit) admit(c *call) error {
 		c.wouldHave(&l.layerBase, v.act())
 		return nil
 	}
+	came := c.now
 	no, err := l.queueUp(c, v)
 	if no.reason != "" {
 		return c.reject(l.name, no.reason, no.after, messages.ErrRateLimited)
 	}
 	if err == nil {
+		l.pipe.meter.waits.add(c.now - came)
 		l.admitted(c)
 	}
 	return err

@@ -133,6 +133,7 @@ func (r *retry) again(c *call, t *trial, err error) (error, bool) {
 		}
 	}
 	c.logRetry(delay)
+	r.pipe.meter.lane(c).retries.Add(1)
 	if c.verdict == answered {
 		t.answer = &answerKept{c.inv.value(), c.primary, c.behind}
 	}
@@ -167,6 +168,7 @@ func (t *trial) end(c *call, err error) error {
 
 // suppress ends a call that would have been tried again, had the budget allowed it: with what it failed with, marked.
 func (r *retry) suppress(c *call, b *retryBudget, err error) error {
+	r.pipe.meter.lane(c).suppressed.Add(1)
 	if n, ok := r.suppressed.add(c.now); ok {
 		r.tellSuppressed(n, b.first.Name)
 	}

@@ -164,6 +164,7 @@ func (c *call) capture(err error) {
 			d.Body, d.ContentType = body, "application/json"
 		}
 	}
+	p.meter.lettered(d.Reason)
 	for _, s := range p.sinks {
 		s.offer(d)
 	}
@@ -210,6 +211,7 @@ func (p *Pipeline) tellServed(n int64, why string) {
 
 // Offer gives a task's letter, which is kept already, to the pipeline's sinks, except the one that keeps it.
 func (p *Pipeline) Offer(letter *messages.DeadLetter, except string) {
+	p.meter.lettered(letter.Reason)
 	for _, s := range p.sinks {
 		if s.sink.Name() != except {
 			s.offer(letter)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -87,6 +88,7 @@ func (s *supervisor) HandleFailure(_ *actor.ActorSystem, parent actor.Supervisor
 	if !ok {
 		kind = messages.ActorQuarantined
 	}
+	s.sys.restarted.add(0, labels{actorKind(child.Id), string(kind)})
 	s.sys.failures.put(messages.Event{
 		Kind: kind, Source: child.Id, Reason: fmt.Sprintf("panic: %.200v", reason),
 		Data: map[string]any{"failures": count, "delay_ms": delay.Milliseconds()},
@@ -102,4 +104,15 @@ func (s *supervisor) HandleFailure(_ *actor.ActorSystem, parent actor.Supervisor
 		parent.StopChildren(child)
 	}
 	s.sys.workers.run(func() { s.sys.failures.tell(s.sys.publish) })
+}
+
+// actorKind is what sort of actor has that address, as it is counted: names that users gave are left out where there are any
+// beside the sort.
+func actorKind(id string) string {
+	name := id[strings.LastIndexByte(id, '/')+1:]
+	if strings.Contains(name, "retry-budget-") {
+		return "retry_budget"
+	}
+	kind, _, _ := strings.Cut(name, "-")
+	return kind
 }

@@ -47,7 +47,10 @@ type System struct {
 
 	mu        sync.Mutex
 	pipelines map[string]*Pipeline
+	started   uint64 // pipelines
 	closed    bool
+
+	restarted labelled // actors, by their kind
 }
 
 // NewSystem starts a system.

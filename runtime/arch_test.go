@@ -31,6 +31,8 @@ var forbidden = []struct{ from, to, why string }{
 	{"runtime/forsetihttp", "github.com/nats-io/nats-server", "a program that imports them must not link a server"},
 	{"runtime/forsetihttp", "github.com/stretchr/testify", "nor test libraries"},
 	{"runtime", module + "runtime/forsetihttp", "adapters stand on the runtime, not the other way"},
+	{"runtime", module + "runtime/forsetiprom", "the exporter stands on the runtime, not the other way"},
+	{"runtime/forsetiprom", "github.com/stretchr/testify", "nor test libraries"},
 	{"runtime", "github.com/spf13/cobra", "nor a command line"},
 	{"runtime", "google.golang.org/grpc", "nor gRPC: runtime/forsetigrpc is a module of its own"},
 	{"runtime", "github.com/stretchr/testify", "nor test libraries"},

@@ -1,6 +1,30 @@
 package runtime
 
-import "github.com/forseti-go/forseti/messages"
+import (
+	"fmt"
+	"strings"
+
+	"github.com/forseti-go/forseti/messages"
+)
 
 // SeeCancellation hands an order to the runtime as the cluster's watch does.
 func SeeCancellation(rt *Runtime, o messages.Cancellation) { rt.canceled.order(o) }
+
+// MetricsTable is the table of METRICS.md.
+func MetricsTable() string {
+	var b strings.Builder
+	b.WriteString("| name | type | unit | labels | what it is |\n|---|---|---|---|---|\n")
+	for _, i := range instruments {
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n", i.name, i.kind, i.unit, strings.Join(i.labels, ", "), i.help)
+	}
+	return b.String()
+}
+
+// LabelsOf are the labels of each family.
+func LabelsOf() map[string][]string {
+	all := map[string][]string{}
+	for _, i := range instruments {
+		all[i.name] = i.labels
+	}
+	return all
+}

@@ -113,7 +113,10 @@ type handler struct {
 	refusals refusals
 	consumer atomic.Pointer[cluster.Consumer] // nil until it fetches
 
-	received, succeeded, failed, malformed, expired, refused, paused, letters atomic.Uint64
+	received, redelivered, succeeded, failed, malformed, expired, refused, paused, letters atomic.Uint64
+
+	number   int // in the order in which types got their handlers
+	inFlight atomic.Int64
 }
 
 func (rt *Runtime) handle(cfg TaskConfig, p Pipeline, prepare func(messages.Task) (func(context.Context) (any, error), error)) error {
@@ -154,6 +157,8 @@ func (rt *Runtime) claim(h *handler) error {
 		return &messages.FieldError{Field: "Type", Value: h.cfg.Type, Allowed: "a type that has no handler yet"}
 	}
 	rt.handlers[h.cfg.Type] = h
+	h.number = rt.claimed
+	rt.claimed++
 	return nil
 }
 
@@ -214,6 +219,10 @@ func (h *handler) idle(waits bool) {
 // deliver takes a task from the consumer, which must not wait.
 func (h *handler) deliver(d *cluster.Delivery) {
 	h.received.Add(1)
+	h.inFlight.Add(1)
+	if d.Task.Delivery > 1 {
+		h.redelivered.Add(1)
+	}
 	h.rt.sys.Work(func() {
 		r := &taskRun{handler: h, d: d}
 		r.holds.Store(1)

@@ -195,6 +195,14 @@ func (p Pipeline) InFlight() (inFlight, abandoned int) {
 	return p.p.InFlight()
 }
 
+// Stats reads what the pipeline has counted, while calls run. The zero Pipeline has counted nothing.
+func (p Pipeline) Stats() actors.PipelineStats {
+	if p.p == nil {
+		return actors.PipelineStats{}
+	}
+	return p.p.Stats()
+}
+
 // Depths is how much waits in the pipeline's queues now; all of them are bounded.
 func (p Pipeline) Depths() actors.Depths {
 	if p.p == nil {

@@ -56,7 +56,8 @@ type Runtime struct {
 	control context.CancelFunc // of the kill switch's watch and the event forwarder
 	running sync.WaitGroup
 
-	canceled cancellations
+	canceled  cancellations
+	gatherers []func(*gathering) // who tells metrics beside the pipelines; not changed after Start
 
 	phase   atomic.Int32 // an index of phases
 	stopped chan struct{}
@@ -65,6 +66,7 @@ type Runtime struct {
 
 	mu        sync.Mutex
 	handlers  map[string]*handler
+	claimed   int // handlers there ever were
 	farewells []ShutdownHandler
 	checks    []*check
 	own       map[[3]string]*check // of guards and sinks, by kind, pipeline and name

@@ -361,6 +361,7 @@ func (r *taskRun) free() {
 	if r.holds.Add(-1) > 0 {
 		return
 	}
+	r.inFlight.Add(-1)
 	if r.passed.Load() {
 		r.p.Aside(-1)
 	}

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"maps"
+	"slices"
 
 	"github.com/forseti-go/forseti/messages"
 )
@@ -16,6 +17,9 @@ type KillSnapshot struct {
 
 // Any reports whether any scope is on.
 func (s *KillSnapshot) Any() bool { return len(s.on) > 0 }
+
+// On returns the states that are on, in no order.
+func (s *KillSnapshot) On() []messages.KillState { return slices.Collect(maps.Values(s.on)) }
 
 // Stops returns the state that stops work in a pipeline, and, for a task, of a type. The widest scope is named.
 func (s *KillSnapshot) Stops(pipeline, taskType string) (messages.KillState, bool) {
