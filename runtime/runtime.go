@@ -56,6 +56,7 @@ type Runtime struct {
 	running sync.WaitGroup
 
 	canceled cancellations
+	spool    *spooling // nil without WithSpool
 
 	mu       sync.Mutex
 	handlers map[string]*handler
@@ -96,6 +97,9 @@ func Start(ctx context.Context, cfg Config, opts ...Option) (*Runtime, error) {
 			rt.end(err)
 			return nil, errors.Join(fmt.Errorf("runtime: %w", err), sys.Close(context.WithoutCancel(ctx)))
 		}
+	}
+	if err := rt.openSpool(); err != nil {
+		return nil, errors.Join(fmt.Errorf("runtime: %w", err), rt.Shutdown(context.WithoutCancel(ctx)))
 	}
 	sys.Publish(messages.Event{Kind: messages.NodeStarted, Source: rt.node})
 	return rt, nil
@@ -301,7 +305,7 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 		last, cancel = context.WithTimeout(context.WithoutCancel(ctx), abortWait)
 		defer cancel()
 	}
-	errs = append(errs, rt.sys.Close(last))
+	errs = append(errs, rt.sys.Close(last), rt.closeSpool(last))
 	rt.sys.Publish(messages.Event{Kind: messages.NodeStopped, Source: rt.node})
 	rt.control()
 	rt.running.Wait()
