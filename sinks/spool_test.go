@@ -392,10 +392,10 @@ func TestSpoolAgreesWithAList(t *testing.T) {
 					require.NoError(t, os.WriteFile(filepath.Join(next, "position"), []byte("garbage"), 0o600))
 				}
 				s = openSpool(t, cfg)
-			},
-			"": func(t *rapid.T) {
 				got := waiting(t, s)
 				require.True(t, slices.Equal(want, got), "%v %v", want, got)
+			},
+			"": func(t *rapid.T) {
 				st := s.Stats()
 				require.Equal(t, len(want), st.Letters)
 				require.LessOrEqual(t, st.Bytes, st.Capacity)
