@@ -56,7 +56,7 @@ soak: ## everything at once at full speed, for SOAKTIME: does anything grow, get
 
 FUZZTIME ?= 30s
 fuzz: ## every decoder, FUZZTIME each
-	@for pkg in ./messages ./cluster ./actors/policy ./actors/policy/stats ./runtime/forsetihttp; do \
+	@for pkg in ./messages ./cluster ./actors/policy ./actors/policy/stats ./runtime/forsetihttp ./sinks; do \
 	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
 	    $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; done; done
 

@@ -40,6 +40,9 @@ type Spec struct {
 	// that has no tasks waits for the next one with one slot, so there should be more of them than task types.
 	// Default 256.
 	Intake int
+	// Last makes a pipeline that a closing system closes after the others: what their sinks still have to say goes
+	// through it.
+	Last bool
 }
 
 // maxRoom stands for "as many as you like".
@@ -50,6 +53,7 @@ type Pipeline struct {
 	sys    *System
 	name   string
 	pid    *actor.PID
+	last   bool // closed after those that are not
 	guards []gate
 	kill   *killGate // read again before each attempt; nil when it is unstoppable
 	stack  []layer
@@ -145,7 +149,7 @@ func (s *System) abandon(p *Pipeline) {
 
 // assemble makes a pipeline that has not been started.
 func assemble(s *System, name string, spec Spec) (*Pipeline, error) {
-	p := &Pipeline{sys: s, name: name, meter: &callMeter{}}
+	p := &Pipeline{sys: s, name: name, last: spec.Last, meter: &callMeter{}}
 	if spec.Intake == 0 {
 		spec.Intake = 256
 	}

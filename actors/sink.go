@@ -23,6 +23,7 @@ const (
 	sinkQueue   = 1024             // letters that may wait for a sink
 	sinkTimeout = 10 * time.Second // of one Handle
 	sinkPause   = 5 * time.Second  // the longest wait before a letter is offered again
+	sinkAsked   = time.Minute      // unless the sink asks for a longer one, which may be this long
 )
 
 // sinkActor feeds a sink with the dead letters of calls. (A task's letter is stored by the task route, which waits
@@ -75,11 +76,7 @@ func (a *sinkActor) store() {
 	for {
 		select {
 		case d := <-a.queue:
-			if a.life.Err() != nil {
-				a.lose(d, "sink has stopped")
-			} else {
-				a.keep(d)
-			}
+			a.keep(d) // once at least, even if there is no more time: a sink with a spool needs little
 		default:
 			return
 		}
@@ -106,7 +103,7 @@ func (a *sinkActor) keep(d *messages.DeadLetter) {
 			a.lose(d, messages.ErrorText(err))
 			return
 		}
-		pause := time.NewTimer(wait)
+		pause := time.NewTimer(max(wait, min(retryAfter(err), sinkAsked)))
 		select {
 		case <-pause.C:
 		case <-a.life.Done():

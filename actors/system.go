@@ -192,12 +192,15 @@ func (s *System) bury(c actor.Context, who *actor.PID) {
 	}
 }
 
-// Refuse makes all pipelines refuse what is new, while what was accepted goes on: the first half of Close.
+// Refuse makes all pipelines refuse what is new, but for those that come last, while what was accepted goes on: the
+// first half of Close.
 func (s *System) Refuse() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range s.pipelines {
-		p.closed.Store(true)
+		if !p.last {
+			p.closed.Store(true)
+		}
 	}
 }
 
@@ -215,12 +218,14 @@ func (s *System) Close(ctx context.Context) error {
 	return err
 }
 
-// Quiet waits, after Refuse, until no call is in flight, or ctx ends.
+// Quiet waits, after Refuse, until no call is in flight, or ctx ends. Pipelines that come last are not asked.
 func (s *System) Quiet(ctx context.Context) error {
 	s.mu.Lock()
 	pipelines := make([]*Pipeline, 0, len(s.pipelines))
 	for _, p := range s.pipelines {
-		pipelines = append(pipelines, p)
+		if !p.last {
+			pipelines = append(pipelines, p)
+		}
 	}
 	s.mu.Unlock()
 	for _, p := range pipelines {
@@ -262,8 +267,13 @@ func (s *System) drain(ctx context.Context) (first bool, err error) {
 
 	s.Refuse()
 	var errs []error
-	for _, p := range pipelines {
-		errs = append(errs, p.drain(ctx))
+	for _, last := range []bool{false, true} {
+		for _, p := range pipelines {
+			if p.last == last {
+				p.closed.Store(true)
+				errs = append(errs, p.drain(ctx))
+			}
+		}
 	}
 	return true, errors.Join(errs...)
 }

@@ -25,12 +25,15 @@ type Traffic struct {
 	turnedAway uint64
 }
 
-// Traffic reads the counters of all pipelines.
+// Traffic reads the counters of all pipelines but those that come last.
 func (s *System) Traffic() Traffic {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := Traffic{began: make(map[*Pipeline]uint32, len(s.pipelines))}
 	for _, p := range s.pipelines {
+		if p.last {
+			continue
+		}
 		began, running := p.calls.read()
 		t.began[p], t.Running = began, t.Running+running
 		t.turnedAway += p.turnedAway.Load()

@@ -47,6 +47,7 @@ type Pipeline struct {
 // Pipeline builds a pipeline and starts its actors. The name is a token that no other pipeline of the runtime has.
 // All that is wrong with the spec is reported at once.
 func (rt *Runtime) Pipeline(name string, spec Spec) (Pipeline, error) {
+	spec.Sinks = rt.spooled(spec.Sinks)
 	p, err := rt.sys.Pipeline(name, spec.actors())
 	if err != nil {
 		return Pipeline{}, fmt.Errorf("runtime: %w", err)

@@ -58,6 +58,7 @@ type Runtime struct {
 
 	canceled  cancellations
 	gatherers []func(*gathering) // who tells metrics beside the pipelines; not changed after Start
+	spool     *spooling          // nil without WithSpool
 
 	phase   atomic.Int32 // an index of phases
 	stopped chan struct{}
@@ -104,6 +105,9 @@ func Start(ctx context.Context, cfg Config, opts ...Option) (*Runtime, error) {
 			rt.end(err)
 			return nil, errors.Join(fmt.Errorf("runtime: %w", err), sys.Close(context.WithoutCancel(ctx)))
 		}
+	}
+	if err := rt.openSpool(); err != nil {
+		return nil, errors.Join(fmt.Errorf("runtime: %w", err), rt.Shutdown(context.WithoutCancel(ctx)))
 	}
 	sys.Publish(messages.Event{Kind: messages.NodeStarted, Source: rt.node})
 	return rt, nil

@@ -172,7 +172,7 @@ func (rt *Runtime) terminate(ctx context.Context, late []*handler) error {
 	}
 	last, cancel := afterwards(ctx)
 	defer cancel()
-	return errors.Join(append(errs, rt.sys.Close(last))...)
+	return errors.Join(append(errs, rt.sys.Close(last), rt.closeSpool(last))...)
 }
 
 // afterwards is ctx, or, when that is over, a little more: the end needs some time even when the drain took it all.

@@ -58,3 +58,21 @@ func (s logging) Handle(ctx context.Context, d *messages.DeadLetter) (string, er
 		slog.Int("attempts", d.Attempts), slog.Int("replay", d.Replay))
 	return d.ID, nil
 }
+
+// Func is the sink that a function makes. The function must be what Handle must be: see the package's rules.
+func Func(name string, handle func(ctx context.Context, letter *messages.DeadLetter) (id string, err error)) Sink {
+	return function{name, handle}
+}
+
+type function struct {
+	name   string
+	handle func(context.Context, *messages.DeadLetter) (string, error)
+}
+
+var _ Sink = function{}
+
+func (f function) Name() string { return f.name }
+
+func (f function) Handle(ctx context.Context, letter *messages.DeadLetter) (string, error) {
+	return f.handle(ctx, letter)
+}
