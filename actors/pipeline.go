@@ -74,6 +74,7 @@ type Pipeline struct {
 	observing        atomic.Uint64 // the bits of layers that only observe
 	abandoned        atomic.Int64
 	fallbacks        sampled
+	guardActs        []sampled // what each guard would have done in calls that it only looked on at
 }
 
 // Pipeline builds a pipeline and starts its actors. The name must be a token that no other pipeline has. All that
@@ -176,6 +177,7 @@ func (p *Pipeline) build(spec Spec) error {
 		p.kill = &killGate{p.sys.kill, p}
 		p.guards = slices.Insert(p.guards, 0, gate(p.kill))
 	}
+	p.guardActs = make([]sampled, len(p.guards))
 	seen := map[string]int{}
 	for i, cfg := range spec.Layers {
 		if cfg == nil {
