@@ -192,15 +192,11 @@ func (f *killFile) told(states []messages.KillState) {
 
 // keep writes what changed until ctx ends, and then once more.
 func (f *killFile) keep(ctx context.Context, states func() []messages.KillState) {
-	for {
+	for over := false; !over; {
 		select {
 		case <-f.changed:
 		case <-ctx.Done():
-			select {
-			case <-f.changed:
-			default:
-				return
-			}
+			over = true // what came into force a moment ago may not have been told yet
 		}
 		if err := f.save(states); err != nil {
 			f.log.Error("kill switch not written down", slog.String("file", f.path), slog.Any("error", err))
