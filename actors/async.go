@@ -110,8 +110,11 @@ func (r *record[T]) launch(where place) {
 	a.story.ran, a.story.attempts, a.story.failedAt = 0, 0, 0
 	a.mu.Unlock()
 	r.start = p.sys.now()
+	r.now = r.start
+	r.consult()
+	bypassed := r.ran&bypassedBit != 0
 	if r.preset == nil && where == onWorker {
-		if refused := p.refuse(); refused != nil {
+		if refused := p.refuse(bypassed); refused != nil {
 			r.end(rejected, refused, p.unanswered)
 		}
 	}
@@ -127,7 +130,7 @@ func (r *record[T]) launch(where place) {
 	p.calls[r.lane%lanes].Add(oneCall)
 	a.state.Store(asyncQueued)
 	r.ctx = r.own
-	if a.limited = p.total != nil && p.observing.Load()&p.total.bit == 0; a.limited {
+	if a.limited = p.total != nil && !bypassed && r.looking()&p.total.bit == 0; a.limited {
 		p.total.begin(&r.call)
 	}
 	if where == inPlace {
@@ -370,11 +373,11 @@ func (i *intake) coming() int {
 }
 
 // refuse reserves a slot for a call that comes in, or says why it cannot.
-func (p *Pipeline) refuse() error {
+func (p *Pipeline) refuse(bypassed bool) error {
 	switch {
 	case p.closed.Load():
 		return &messages.RejectedError{By: p.name, Reason: "stopped", Cause: messages.ErrStopped}
-	case p.crowded():
+	case !bypassed && p.crowded():
 		return &messages.RejectedError{By: p.total.name, Reason: "abandoned", Cause: messages.ErrIntakeFull}
 	case p.intake.take(1) == 0:
 		return &messages.RejectedError{By: p.name, Reason: "full", Cause: messages.ErrIntakeFull}

@@ -453,6 +453,9 @@ func TestAllocations(t *testing.T) {
 	key := &messages.Context{IdempotencyKey: "17"}
 	keyedRate, keyedBulkhead := alone("keyed-rate", policy.Keyed{Each: policy.RateLimit{Limit: 1_000_000_000}}), alone("keyed-bulkhead", policy.Keyed{Each: policy.Bulkhead{}})
 	meta := &messages.Context{OrderID: "17", Tier: messages.Critical}
+	require.NoError(t, p.sys.Kill(ctx, messages.KillState{Scope: "tenant=other", On: true}, messages.KillState{Scope: "type=other", On: true},
+		messages.KillState{Scope: "pipeline=bypassed", On: true, Mode: messages.KillBypass}))
+	bypassed, tenant := alone("bypassed", policy.Bulkhead{}), &messages.Context{Tenant: "acme"}
 	retrying := func(name string, cfg policy.Retry) *Pipeline {
 		cfg.Backoff = policy.Constant(0)
 		p, err := p.sys.Pipeline(name, Spec{Layers: []policy.Config{cfg}})
@@ -477,6 +480,8 @@ func TestAllocations(t *testing.T) {
 		{"five layers", 0, func() { _, _ = Do0(ctx, p, nil, noop) }},
 		{"bulkhead for each key", 0, func() { _, _ = Do0(ctx, keyedBulkhead, meta, noop) }},
 		{"rate limit for each key", 0, func() { _, _ = Do0(ctx, keyedRate, meta, noop) }},
+		{"while orders about others are on", 0, func() { _, _ = Do0(ctx, p, tenant, noop) }},
+		{"bypassed", 0, func() { _, _ = Do0(ctx, bypassed, tenant, noop) }},
 		{"with our context", 0, func() { _, _ = Do0(ctx, p, meta, noop) }},
 		{"guard and hook", 0, func() { _, _ = Do0(ctx, guarded, nil, noop) }},
 		{"guard that is an actor", 0, func() { _, _ = Do0(ctx, guardActor, nil, noop) }},

@@ -174,7 +174,7 @@ func TestKillSwitch(t *testing.T) {
 		require.NoError(t, err, "another scope")
 		n, _, _ = p.Room("charge")
 		require.Zero(t, n)
-		_, found := sys.Killed("p", "charge")
+		_, found := sys.Killed("p", "charge", nil)
 		require.True(t, found)
 	})
 }

@@ -164,14 +164,22 @@ func (c *call) run() error {
 	p := c.p
 	if c.start == 0 {
 		c.start = p.sys.now()
+		c.now = c.start
+		c.consult()
 	}
 	if c.preset != nil {
-		c.now, c.observed = p.sys.now(), p.observing.Load()
+		c.now, c.observed = p.sys.now(), c.looking()
+		if c.ran&bypassedBit != 0 {
+			return over(c)
+		}
 		return c.outer(c)
 	}
 	c.now = c.start
 	if err := c.enter(); err != nil {
 		return err
+	}
+	if c.ran&bypassedBit != 0 {
+		return p.attempt(c)
 	}
 	return p.layers(c)
 }
@@ -198,13 +206,15 @@ func (c *call) enter() error {
 		c.verdict = canceled
 		return err
 	}
-	for _, g := range p.guards {
-		if err := g.admit(c); err != nil {
-			return err
+	if c.ran&bypassedBit == 0 {
+		for i, g := range p.guards {
+			if err := g.admit(c); err != nil && !c.letBy(i) {
+				return err
+			}
 		}
 	}
-	c.ran = 1 << maxLayers // the guards let it in
-	c.observed = p.observing.Load()
+	c.ran |= enteredBit
+	c.observed = c.looking()
 	return nil
 }
 

@@ -209,13 +209,17 @@ func (r Result[T]) Policies() []string {
 	return r.p.names(r.ran)
 }
 
-// Observed lists the layers that only observe and would have acted, outermost first.
+// Observed lists the guards, up to 40 of them, and the layers that only observed and would have acted, outermost first.
 func (r Result[T]) Observed() []string {
 	if r.p == nil {
 		return nil
 	}
-	return r.p.names(r.would)
+	return append(r.p.guardNames(r.would), r.p.names(r.would)...)
 }
+
+// KillMode says what the kill switch made of the call when it began: messages.KillBypass, and it ran bare;
+// messages.KillObserve, and its protection only looked on; or nothing. A refusal is told by the error.
+func (r Result[T]) KillMode() messages.KillMode { return killMode(r.ran) }
 
 // Success reports whether there is a value: from the function or from a fallback.
 func (r Result[T]) Success() bool { return r.Outcome.Good() }

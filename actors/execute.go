@@ -3,6 +3,7 @@ package actors
 import (
 	"context"
 	"errors"
+	"maps"
 	"strings"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -48,16 +49,23 @@ func (p *Pipeline) execute(x *messages.Execute, sender *actor.PID) {
 func Answer(r *Result[any]) *messages.Result {
 	return &messages.Result{
 		Value: r.Value, Outcome: r.Outcome, Err: r.Err, Policies: r.Policies(), Attempts: r.Attempts,
-		Duration: r.Duration, DeadLetterID: r.DeadLetterID, Metadata: metadata(r.Err),
+		Duration: r.Duration, DeadLetterID: r.DeadLetterID, Metadata: metadata(r.Err, r.KillMode()),
 	}
 }
 
-// metadata is what a guard said beside its refusal.
-func metadata(err error) map[string]any {
+// metadata is what a guard said beside its refusal; and what the kill switch made of the call, if it did not refuse it.
+func metadata(err error, mode messages.KillMode) map[string]any {
+	var m map[string]any
 	if e, ok := errors.AsType[*messages.RejectedError](err); ok {
-		return e.Metadata
+		m = e.Metadata
 	}
-	return nil
+	if mode != "" {
+		if m = maps.Clone(m); m == nil {
+			m = map[string]any{}
+		}
+		m[messages.KillModeData] = string(mode)
+	}
+	return m
 }
 
 // Work runs a job on one of the system's workers. What bounds the number of jobs is up to those who call it.

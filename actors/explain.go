@@ -72,14 +72,7 @@ type stated interface{ state(now int64) string }
 // beside notes what stands beside the layers.
 func (e *Explanation) beside(p *Pipeline) {
 	for _, g := range p.guards {
-		switch g := g.(type) {
-		case *killGate:
-			e.Guards = append(e.Guards, killGuard{}.Name())
-		case *guardGate:
-			e.Guards = append(e.Guards, g.guard.Name())
-		default:
-			e.Guards = append(e.Guards, strings.TrimPrefix(fmt.Sprintf("%T", g), "*"))
-		}
+		e.Guards = append(e.Guards, gateName(g))
 	}
 	for _, h := range p.hooks {
 		e.Hooks = append(e.Hooks, h.Name)
@@ -87,6 +80,16 @@ func (e *Explanation) beside(p *Pipeline) {
 	for _, s := range p.sinks {
 		e.Sinks = append(e.Sinks, s.sink.Name())
 	}
+}
+
+func gateName(g gate) string {
+	switch g := g.(type) {
+	case *killGate:
+		return killGuard{}.Name()
+	case *guardGate:
+		return g.guard.Name()
+	}
+	return strings.TrimPrefix(fmt.Sprintf("%T", g), "*")
 }
 
 func (e *Explanation) add(l configured, observed bool) {

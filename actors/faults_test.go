@@ -305,7 +305,7 @@ func TestKillOrdersAreNotRepeated(t *testing.T) {
 		for _, on := range []bool{true, false} {
 			order.On = on
 			require.NoError(t, sys.Kill(t.Context(), order))
-			_, is := sys.Killed("", "")
+			_, is := sys.Killed("", "", nil)
 			require.Equal(t, on, is)
 		}
 	}

@@ -43,6 +43,8 @@ type Moment struct {
 	Reason   string           // of a refusal: why
 	Delay    time.Duration    // of a retry
 	TaskType string           // of a task
+	// KillMode says what the kill switch made of the call: bypass, observe, or nothing; see Result.KillMode.
+	KillMode messages.KillMode
 	Context  messages.Context // not to be changed
 }
 
@@ -54,6 +56,7 @@ type callRecord struct {
 	entered    bool // no guard refused it; or none was asked, because the intake was full, or it could not run at all
 	attempts   int32
 	taskType   string
+	killMode   messages.KillMode
 	meta       messages.Context
 	log        [maxLogged]attemptLog
 }
@@ -137,7 +140,8 @@ func (a *hookActor) push(c *call, err error) {
 			if c.verdict == answered {
 				x.err = c.primary
 			}
-			x.entered, x.attempts, x.taskType, x.meta = c.ran != 0 || c.preset != nil, c.attempts, c.taskType, c.meta
+			x.entered, x.attempts, x.taskType, x.meta = c.ran&^(bypassedBit|lookedOnBit) != 0 || c.preset != nil, c.attempts, c.taskType, c.meta
+			x.killMode = killMode(c.ran)
 			copy(x.log[:], c.log[:min(int(c.attempts), maxLogged)])
 			x.seq.Store(at + 1)
 			a.kick()
@@ -169,7 +173,7 @@ func (a *hookActor) tell() {
 // replay tells a call's moments in the order they happened.
 func (a *hookActor) replay(r *callRecord) {
 	sys := a.pipe.sys
-	m := Moment{Pipeline: a.pipe.name, TaskType: r.taskType, Context: r.meta}
+	m := Moment{Pipeline: a.pipe.name, TaskType: r.taskType, KillMode: r.killMode, Context: r.meta}
 	if !r.entered {
 		if r.verdict == rejected {
 			a.refused(m, r)

@@ -2,8 +2,10 @@ package actors
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
 
@@ -11,9 +13,10 @@ import (
 	"github.com/forseti-go/forseti/messages"
 )
 
-// KillSwitch is the guard that refuses while an operator's kill switch is on, globally, for the pipeline, or for
-// the task's type. It is read again before each attempt. Every pipeline has it, unless it is Unstoppable; naming it
-// in Spec.Guards only gives it its place among them.
+// KillSwitch is the guard that obeys an operator's orders, for everything, for the pipeline, for the task's type, or for what the
+// call's context says: it refuses, lets calls pass bare, or makes their protection look on; see messages.KillMode.
+// Whether it refuses is read again before each attempt. Every pipeline has it, unless it is Unstoppable; naming it in
+// Spec.Guards only gives its refusals their place among them.
 func KillSwitch() Guard { return killGuard{} }
 
 // killGuard stands for the system's kill switch until a pipeline is built.
@@ -25,7 +28,7 @@ func (killGuard) Check(*messages.Context) messages.GuardResult { return messages
 // killSwitch is the kill switch's actor.
 type killSwitch struct {
 	sys    *System
-	host   *Host[[]messages.KillState, policy.KillSnapshot]
+	host   *Host[policy.KillFact, policy.KillSnapshot]
 	view   atomic.Pointer[policy.KillSnapshot]
 	events outbox
 }
@@ -33,27 +36,43 @@ type killSwitch struct {
 func newKillSwitch(s *System) *killSwitch { return &killSwitch{sys: s} }
 
 func (k *killSwitch) start(parent actor.SpawnerContext) error {
-	k.host = &Host[[]messages.KillState, policy.KillSnapshot]{
+	k.host = &Host[policy.KillFact, policy.KillSnapshot]{
 		sys: k.sys,
-		revive: func(last *policy.KillSnapshot) Core[[]messages.KillState, policy.KillSnapshot] {
+		revive: func(last *policy.KillSnapshot) Core[policy.KillFact, policy.KillSnapshot] {
 			return policy.NewKillSwitch(last)
 		},
 		publish: k.publish,
+		tick:    func() policy.KillFact { return k.fact(nil) },
 		after:   func() { k.events.tell(k.sys.publish) },
 	}
 	return k.host.start(parent, "kill_switch")
 }
 
+func (k *killSwitch) fact(orders []messages.KillState) policy.KillFact {
+	return policy.KillFact{Orders: orders, Now: policy.Instant(k.sys.now()), Wall: time.Now()}
+}
+
 func (k *killSwitch) publish(s policy.KillSnapshot) {
 	k.view.Store(&s)
-	for _, st := range s.Changed() {
-		kind := messages.KillSwitchOff
-		if st.On {
-			kind = messages.KillSwitchOn
+	for _, c := range s.Changed() {
+		e := messages.Event{Kind: messages.KillSwitchChanged, Source: string(c.State.Scope), Reason: c.State.Reason, Data: map[string]any{
+			"scope": string(c.State.Scope), "by": c.State.By, "revision": c.State.Revision,
+		}}
+		if c.State.On {
+			e.Data["mode"] = string(c.State.Mode.Acts())
 		}
-		k.events.put(messages.Event{Kind: kind, Source: string(st.Scope), Reason: st.Reason, Data: map[string]any{
-			"by": st.By, "revision": st.Revision,
-		}})
+		if c.State.TTL > 0 {
+			e.Data["ttl_ms"] = c.State.TTL.Milliseconds()
+		}
+		switch {
+		case c.Expired:
+			e.Kind, e.Reason = messages.KillSwitchOff, "expired"
+		case !c.Is:
+			e.Kind = messages.KillSwitchOff
+		case !c.Was:
+			e.Kind = messages.KillSwitchOn
+		}
+		k.events.put(e)
 	}
 }
 
@@ -63,37 +82,154 @@ type killGate struct {
 	pipe *Pipeline
 }
 
+// What a call's ran says beside its layers: that the guards let it in, and what the kill switch made of it when it
+// began.
+const (
+	enteredBit  uint64 = 1 << (maxLayers + iota)
+	bypassedBit        // it runs bare
+	lookedOnBit        // its protection looks on
+)
+
+// What a call's would says of guards: beyond the bits of layers and those above.
+const (
+	firstGuardBit uint64 = 1 << (maxLayers + 8)
+	maxGuardBits         = 40
+)
+
+// killMode is what the kill switch made of a call, by its ran: bypass, observe or nothing.
+func killMode(ran uint64) messages.KillMode {
+	switch {
+	case ran&bypassedBit != 0:
+		return messages.KillBypass
+	case ran&lookedOnBit != 0:
+		return messages.KillObserve
+	}
+	return ""
+}
+
+// consult reads, once for each call, whether the kill switch lets it pass bare or makes its protection look on.
+func (c *call) consult() {
+	k := c.p.kill
+	if k == nil || !k.k.view.Load().Any() {
+		return
+	}
+	if st := k.decides(c); st != nil {
+		switch st.Mode.Acts() {
+		case messages.KillBypass:
+			c.ran |= bypassedBit
+		case messages.KillObserve:
+			c.ran |= lookedOnBit
+		}
+	}
+}
+
+// looking are the layers of the pipeline that only observe this call.
+func (c *call) looking() uint64 {
+	bits := c.p.observing.Load()
+	if c.ran&lookedOnBit != 0 {
+		bits |= c.p.bits(true)
+	}
+	return bits
+}
+
+// decides returns the order that decides about a call; nil when there is none.
+func (g *killGate) decides(c *call) *messages.KillState {
+	var meta *messages.Context
+	if c.withMeta {
+		meta = &c.meta
+	}
+	return g.k.view.Load().Decides(g.pipe.name, c.taskType, meta, policy.Instant(c.now))
+}
+
+// admit refuses while a block is on. The other modes were settled when the call began.
 func (g *killGate) admit(c *call) error {
-	s := g.k.view.Load()
-	if !s.Any() {
+	if !g.k.view.Load().Any() {
 		return nil
 	}
-	st, on := s.Stops(g.pipe.name, c.taskType)
-	if !on {
+	st := g.decides(c)
+	if st == nil || st.Mode.Acts() != messages.KillBlock {
 		return nil
 	}
 	c.verdict = rejected
-	return &messages.RejectedError{
-		By: "kill_switch", Reason: st.Reason, Cause: messages.ErrKillSwitch,
-		Metadata: map[string]any{"scope": string(st.Scope), "by": st.By, "revision": st.Revision},
+	e := &messages.RejectedError{
+		By: killGuard{}.Name(), Reason: st.Reason, Cause: messages.ErrKillSwitch,
+		Metadata: map[string]any{"scope": string(st.Scope), "mode": string(messages.KillBlock), "by": st.By, "revision": st.Revision},
 	}
+	if !st.Until.IsZero() {
+		e.RetryAfter = max(time.Until(st.Until), 0)
+	}
+	return e
+}
+
+// letBy reports whether the guard's refusal does not count, because the kill switch makes it only look on. Its own
+// refusals always count.
+func (c *call) letBy(i int) bool {
+	p := c.p
+	if _, own := p.guards[i].(*killGate); own || c.ran&lookedOnBit == 0 {
+		return false
+	}
+	c.verdict = succeeded
+	if i < maxGuardBits {
+		c.would |= firstGuardBit << i
+	}
+	if n, ok := p.guardActs[i].add(c.now); ok {
+		p.event(messages.Event{Kind: messages.PolicyObserved, Source: gateName(p.guards[i]), Reason: "would have refused", Data: map[string]any{"count": n}})
+	}
+	return true
+}
+
+// guardNames lists the guards whose bits are set in would, in the order they are asked.
+func (p *Pipeline) guardNames(would uint64) (names []string) {
+	for i, g := range p.guards {
+		if i < maxGuardBits && would&(firstGuardBit<<i) != 0 {
+			names = append(names, gateName(g))
+		}
+	}
+	return names
+}
+
+// killMode is the mode of the order about all tasks of a type; empty when there is none.
+func (p *Pipeline) killMode(taskType string, now int64) messages.KillMode {
+	if p.kill == nil {
+		return ""
+	}
+	if st := p.kill.k.view.Load().Decides(p.name, taskType, nil, policy.Instant(now)); st != nil {
+		return st.Mode.Acts()
+	}
+	return ""
 }
 
 // Kill applies orders to the kill switch and returns when they are in force: a call that starts after that reads
-// them. The last one given for a scope counts: who gets orders from several sides sorts them first.
+// them. The last one given for a scope counts: who gets orders from several sides sorts them first. An order with a TTL ends
+// at its Until, or counts from now when it has none. A scope that is one too many, all others being on, is a
+// *messages.FieldError; the other orders count.
 func (s *System) Kill(ctx context.Context, orders ...messages.KillState) error {
-	if err := s.kill.host.Order(ctx, orders); err != nil {
+	if err := s.kill.host.Order(ctx, s.kill.fact(orders)); err != nil {
 		return fmt.Errorf("kill switch: %w", err)
 	}
-	return nil
+	var errs []error
+	for _, o := range orders {
+		if _, taken := s.KillState(o.Scope); !taken {
+			allowed := fmt.Sprintf("one of those that are on: there are %d, and no room for more", policy.MaxKillScopes)
+			errs = append(errs, fmt.Errorf("kill switch: %w", &messages.FieldError{Field: "scope", Value: string(o.Scope), Allowed: allowed}))
+		}
+	}
+	return errors.Join(errs...)
 }
 
-// KillState returns what was ordered last for a scope.
+// KillState returns what was ordered last for a scope. Its time may be up: see messages.KillState.Active.
 func (s *System) KillState(scope messages.Scope) (messages.KillState, bool) {
 	return s.kill.view.Load().State(scope)
 }
 
-// Killed reports the kill switch's state for a pipeline and task type, which may be empty.
-func (s *System) Killed(pipeline, taskType string) (messages.KillState, bool) {
-	return s.kill.view.Load().Stops(pipeline, taskType)
+// KillStates returns what was ordered last for each scope, sorted by scope: what is on, what is off, and what is over.
+func (s *System) KillStates() []messages.KillState { return s.kill.view.Load().States() }
+
+// Killed returns the order that decides about a call in a pipeline, of a task type, which may be empty, on behalf of c,
+// which may be nil. False: nothing is on for it.
+func (s *System) Killed(pipeline, taskType string, c *messages.Context) (messages.KillState, bool) {
+	if st := s.kill.view.Load().Decides(pipeline, taskType, c, policy.Instant(s.now())); st != nil {
+		return *st, true
+	}
+	return messages.KillState{}, false
 }

@@ -105,17 +105,19 @@ func (p *Pipeline) Room(taskType string) (n int, wait time.Duration, why string)
 		return 0, 0, "stopped"
 	}
 	n = int(max(p.intake.size-p.intake.used.Load(), 0))
-	if n == 0 || p.crowded() {
+	now, observing := p.sys.now(), p.observing.Load()
+	mode := p.killMode(taskType, now)
+	if n == 0 || mode != messages.KillBypass && p.crowded() {
 		return 0, time.Millisecond, ""
 	}
-	if p.kill != nil {
-		if s := p.kill.k.view.Load(); s.Any() {
-			if _, on := s.Stops(p.name, taskType); on {
-				return 0, 0, "kill_switch"
-			}
-		}
+	switch mode {
+	case messages.KillBlock:
+		return 0, 0, killGuard{}.Name()
+	case messages.KillBypass:
+		return n, 0, ""
+	case messages.KillObserve:
+		observing |= p.bits(true)
 	}
-	now, observing := p.sys.now(), p.observing.Load()
 	for _, l := range p.stack {
 		lim, ok := l.(limiter)
 		if !ok || observing&l.base().bit != 0 {

@@ -11,6 +11,7 @@ import (
 // Permit is the right to do one call, for code that cannot be wrapped in a function: a stream, a callback, a connection
 // that is handed on. The guards, and all layers that admit or refuse, admitted it, and hold what they gave until Done.
 // Retries, timeouts, hedges, fallbacks, caches and idempotency need a function, and take no part.
+// While the kill switch bypasses, a permit is granted by nobody and holds nothing.
 type Permit struct {
 	r    *record[struct{}]
 	turn uint64
@@ -54,11 +55,12 @@ func (c *call) admitted() error {
 	p := c.p
 	c.start = p.sys.now()
 	c.now = c.start
+	c.consult()
 	if err := c.enter(); err != nil {
 		return err
 	}
 	for _, l := range p.stack {
-		if g, ok := l.(gatekeeper); ok {
+		if g, ok := l.(gatekeeper); ok && c.ran&bypassedBit == 0 {
 			c.ran |= l.base().bit
 			if err := g.admit(c); err != nil {
 				return err

@@ -82,6 +82,7 @@ type Pipeline struct {
 	fallbacks        sampled
 	number           uint64     // in the order of their start, under the system's lock; 0 before that
 	meter            *callMeter // nil only in a benchmark of what it costs
+	guardActs        []sampled  // what each guard would have done in calls that it only looked on at
 }
 
 // Pipeline builds a pipeline and starts its actors. The name must be a token that no other pipeline has. All that
@@ -188,6 +189,7 @@ func (p *Pipeline) build(spec Spec) error {
 		p.kill = &killGate{p.sys.kill, p}
 		p.guards = slices.Insert(p.guards, 0, gate(p.kill))
 	}
+	p.guardActs = make([]sampled, len(p.guards))
 	seen := map[string]int{}
 	for i, cfg := range spec.Layers {
 		if cfg == nil {

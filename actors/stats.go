@@ -252,8 +252,7 @@ func (s *System) Stats() Stats {
 			st.Restarts[by[0]] += n
 		}
 	})
-	st.Kills = s.kill.view.Load().On()
-	slices.SortFunc(st.Kills, func(a, b messages.KillState) int { return cmp.Compare(a.Scope, b.Scope) })
+	st.Kills = slices.DeleteFunc(s.KillStates(), func(k messages.KillState) bool { return !k.Active(time.Now()) })
 	s.budgets.mu.Lock()
 	defer s.budgets.mu.Unlock()
 	for name, b := range s.budgets.named {

@@ -59,6 +59,7 @@ type Cluster struct {
 	control, dlqState           *bucket
 
 	freshness freshness
+	ahead     atomic.Int64 // how far the server's clock was ahead of ours when we looked last, in nanoseconds
 
 	ctx    context.Context // ends with Close; for goroutines that the Cluster owns, never for a caller's request
 	cancel context.CancelFunc

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/forseti-go/forseti/messages"
 )
@@ -34,7 +35,8 @@ type KillAck struct {
 }
 
 // SetKill turns the kill switch of a scope on or off, for all nodes: it is stored first and then pushed.
-// Reason and By are required; At is now unless set. With a Revision the order is only given if the scope
+// Reason and By are required, and other fields as [messages.KillState.Order] says; At is now unless set. An order with a
+// TTL ends by itself on every node, counted from when it was stored. With a Revision the order is only given if the scope
 // still is at that one, and [messages.ErrConflict] otherwise; without one the latest order counts. The
 // state is returned as stored, with its revision. Nodes that the push does not reach find the order when
 // they reconnect or next compare.
@@ -103,26 +105,42 @@ func (c *Cluster) PushKill(ctx context.Context, s messages.KillState, wait time.
 
 func byNode(a, b KillAck) int { return cmp.Compare(a.Node, b.Node) }
 
-// KillStates reads all states from the leader, sorted by scope.
+// KillStates reads all states from the leader, sorted by scope: also those that are off, and those whose time is up; see
+// [messages.KillState.Active].
 func (c *Cluster) KillStates(ctx context.Context) ([]messages.KillState, error) {
+	if _, err := c.controlInfo(ctx); err != nil { // for the server's clock
+		return nil, fmt.Errorf("kill switch: %w", err)
+	}
 	states, err := c.readKill(ctx)
 	slices.SortFunc(states, func(a, b messages.KillState) int { return cmp.Compare(a.Scope, b.Scope) })
 	return states, err
 }
 
+// controlInfo asks the leader about the control bucket, and compares its clock with ours on the way: its answer is
+// taken to be from the middle of the wait, which is off by half of that at most.
+func (c *Cluster) controlInfo(ctx context.Context) (*jetstream.StreamInfo, error) {
+	start := time.Now()
+	info, err := c.control.info(ctx)
+	if err == nil && !info.TimeStamp.IsZero() {
+		c.ahead.Store(int64(info.TimeStamp.Sub(start.Add(time.Since(start) / 2))))
+	}
+	return info, err
+}
+
+// ends is when an order with a TTL is over by this node's clock, by the server's time of storing it. No two nodes' clocks are compared.
+func (c *Cluster) ends(ttl time.Duration, stored time.Time) time.Time {
+	if ttl <= 0 {
+		return time.Time{}
+	}
+	return stored.Add(ttl - time.Duration(c.ahead.Load()))
+}
+
 // storeKill writes an order by compare-and-set.
 func (c *Cluster) storeKill(ctx context.Context, s messages.KillState) (messages.KillState, error) {
-	scope, err := messages.ParseScope(string(s.Scope))
-	errs := []error{err}
-	for _, f := range [][2]string{{"reason", s.Reason}, {"by", s.By}} {
-		if strings.TrimSpace(f[1]) == "" || len(f[1]) > messages.MaxErrorLen {
-			errs = append(errs, &messages.FieldError{Field: f[0], Value: f[1], Allowed: fmt.Sprintf("text of 1 to %d bytes", messages.MaxErrorLen)})
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
+	s, err := s.Order()
+	if err != nil {
 		return s, err
 	}
-	s.Scope = scope
 	if s.At.IsZero() {
 		s.At = time.Now().UTC()
 	}
@@ -142,7 +160,9 @@ func (c *Cluster) storeKill(ctx context.Context, s messages.KillState) (messages
 		}
 		revision, err := c.control.put(ctx, killKey(s.Scope), body, e.revision)
 		if err == nil {
-			s.Revision = revision
+			if s.Revision = revision; s.TTL > 0 {
+				s.Until = time.Now().Add(s.TTL)
+			}
 			return s, nil
 		}
 		if !errors.Is(err, messages.ErrConflict) {
@@ -183,18 +203,58 @@ func (c *Cluster) readKillEntry(e entry) (messages.KillState, bool) {
 			return messages.KillState{}, false
 		}
 	}
-	s.Scope, s.Revision = scope, e.revision
+	s.Scope, s.Revision, s.Until = scope, e.revision, c.ends(s.TTL, e.at)
 	return s, true
 }
 
-// killKey is the bucket's key of a scope: kill.global, kill.pipeline.<name>, kill.type.<type>.
-func killKey(s messages.Scope) string { return killPrefix + strings.Replace(string(s), "=", ".", 1) }
+// killKey is the bucket's key of a scope: kill.global, or kill.<kind>.<value>. Of a value's bytes those of a-z, A-Z, 0-9, _ and - stand
+// for themselves; each other one is "=" and two hexadecimal digits, so that no value is a key of another shape.
+func killKey(s messages.Scope) string {
+	kind, value := s.Split()
+	if kind == messages.ScopeGlobal {
+		return killPrefix + string(kind)
+	}
+	key := make([]byte, 0, len(killPrefix)+len(kind)+1+3*len(value))
+	key = append(append(append(key, killPrefix...), kind...), '.')
+	for i := range len(value) {
+		if b := value[i]; literal(b) {
+			key = append(key, b)
+		} else {
+			key = append(key, '=', hexDigits[b>>4], hexDigits[b&15])
+		}
+	}
+	return string(key)
+}
 
+const hexDigits = "0123456789ABCDEF"
+
+func literal(b byte) bool {
+	return 'a' <= b && b <= 'z' || 'A' <= b && b <= 'Z' || '0' <= b && b <= '9' || b == '_' || b == '-'
+}
+
+// killScope is the scope of a key, if it is one that killKey makes.
 func killScope(key string) (messages.Scope, bool) {
 	name, ok := strings.CutPrefix(key, killPrefix)
 	if !ok {
 		return "", false
 	}
-	s, err := messages.ParseScope(strings.Replace(name, ".", "=", 1))
-	return s, err == nil && name != ""
+	kind, escaped, _ := strings.Cut(name, ".")
+	value := make([]byte, 0, len(escaped))
+	for i := 0; i < len(escaped); i++ {
+		b := escaped[i]
+		if b == '=' {
+			if i+2 >= len(escaped) {
+				return "", false
+			}
+			high, low := strings.IndexByte(hexDigits, escaped[i+1]), strings.IndexByte(hexDigits, escaped[i+2])
+			if high < 0 || low < 0 {
+				return "", false
+			}
+			b = byte(high<<4 | low)
+			i += 2
+		}
+		value = append(value, b)
+	}
+	s := messages.ScopeOf(messages.ScopeKind(kind), string(value))
+	return s, s.Valid() && killKey(s) == key // one key for each scope
 }

@@ -61,10 +61,10 @@ func (v killView) confirmed(believed map[messages.Scope]messages.KillState, lead
 	return view, news
 }
 
-// sameState reports whether two states are one and the same order.
+// sameState reports whether two states are one and the same order. Until is each reader's own reckoning.
 func sameState(a, b messages.KillState) bool {
 	sameTime := a.At.Equal(b.At)
-	a.At, b.At = time.Time{}, time.Time{}
+	a.At, b.At, a.Until, b.Until = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 	return sameTime && a == b
 }
 

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/forseti-go/forseti/messages"
 )
 
 func TestSubjectToken(t *testing.T) {
@@ -61,12 +63,33 @@ func TestNamesOf(t *testing.T) {
 }
 
 func TestKillKey(t *testing.T) {
-	for scope, key := range map[string]string{"global": "kill.global", "pipeline=pay": "kill.pipeline.pay", "type=charge": "kill.type.charge"} {
+	for scope, key := range map[string]string{"global": "kill.global", "pipeline=pay": "kill.pipeline.pay", "type=charge": "kill.type.charge", "tenant=A.b *>=é": "kill.tenant.A=2Eb=20=2A=3E=3D=C3=A9", "tier=critical": "kill.tier.critical"} {
 		require.EqualValues(t, key, killKey(killScopeOf(t, key)))
 		require.EqualValues(t, scope, killScopeOf(t, key))
 	}
-	for _, key := range []string{"kill.", "kill.pipeline", "kill.pipeline.", "kill.other.x", "mode.global", "kill.pipeline.A"} {
+	for _, key := range []string{"kill.", "kill.pipeline", "kill.pipeline.", "kill.other.x", "mode.global", "kill.pipeline.A", "kill.tenant.a=2eb", "kill.tenant.a=6", "kill.tenant.=61", "kill.tenant.a.b", "kill.global.x"} {
 		_, ok := killScope(key)
 		require.False(t, ok, key)
 	}
+}
+
+// Every scope has one key, which is one token of a subject beyond its kind, and every key that is read has one scope.
+func FuzzKillKey(f *testing.F) {
+	for _, s := range []string{"global", "tenant=a.b", "tenant= ", "region=*", "domain=>", "tenant==", "tenant=\xff", "tenant=é", "pipeline=p", "kill.tenant.=2E", "kill.tenant.=", "kill.tenant.=0A"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if s := messages.Scope(text); s.Valid() {
+			key := killKey(s)
+			require.Regexp(t, `^kill\.[a-z]+(\.[-_=a-zA-Z0-9]+)?$`, key)
+			require.LessOrEqual(t, len(key), 400)
+			back, ok := killScope(key)
+			require.True(t, ok)
+			require.Equal(t, s, back)
+		}
+		if s, ok := killScope(text); ok {
+			require.True(t, s.Valid())
+			require.Equal(t, text, killKey(s))
+		}
+	})
 }

@@ -185,7 +185,7 @@ func (w *killWatch) compare(ctx context.Context) error {
 func (w *killWatch) bucketInfo(ctx context.Context) (*jetstream.StreamInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	return w.c.control.info(ctx)
+	return w.c.controlInfo(ctx)
 }
 
 // watch starts a watch of the bucket; a nil channel when that fails.
@@ -215,12 +215,12 @@ func (w *killWatch) pushed(ctx context.Context, m *nats.Msg) bool {
 		w.c.log.Warn("malformed push ignored", "error", err)
 		return true
 	}
-	scope, err := messages.ParseScope(string(s.Scope))
-	if err != nil {
-		w.c.log.Warn("malformed push ignored", "error", err)
+	scope := s.Scope
+	if !scope.Valid() {
+		w.c.log.Warn("malformed push ignored", "scope", fmt.Sprintf("%.200q", scope))
 		return true
 	}
-	s.Scope = scope
+	s.Until = time.Time{} // if it has to be believed it counts from now: it was stored a moment ago
 	if err := w.check(ctx, s); err != nil {
 		if ctx.Err() == nil {
 			w.c.log.Warn("push not answered", "scope", scope, "revision", s.Revision, "error", err)

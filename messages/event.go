@@ -17,7 +17,8 @@ const (
 	BreakerOrdered     Kind = "breaker.ordered"     // an operator's order came into force
 	BreakerOrderEnded  Kind = "breaker.order_ended" // it was lifted, or its time was up
 	KillSwitchOn       Kind = "killswitch.on"
-	KillSwitchOff      Kind = "killswitch.off"
+	KillSwitchOff      Kind = "killswitch.off"     // by an order, or with the reason "expired" because its time was up
+	KillSwitchChanged  Kind = "killswitch.changed" // it stays on with another mode, reason or time
 	DeadLetterStored   Kind = "deadletter.stored"
 	DeadLetterLost     Kind = "deadletter.lost" // no sink took it; the text says why
 	DeadLetterReplayed Kind = "deadletter.replayed"

@@ -97,7 +97,7 @@ func TestKillSwitchWithoutACluster(t *testing.T) {
 	require.NoError(t, rt.Kill(t.Context(), order))
 	require.True(t, runtime.Try(t.Context(), p, fn).Success())
 	order.By = ""
-	require.ErrorContains(t, rt.Kill(t.Context(), order), "who orders it")
+	require.ErrorContains(t, rt.Kill(t.Context(), order), "by is")
 }
 
 func TestStartRefusesABadName(t *testing.T) {

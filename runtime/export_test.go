@@ -28,3 +28,6 @@ func LabelsOf() map[string][]string {
 	}
 	return all
 }
+
+// DecodeKillFile reads the text of a kill.json.
+func DecodeKillFile(text []byte) ([]messages.KillState, error) { return decodeKillFile(text) }

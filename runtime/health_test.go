@@ -58,7 +58,7 @@ func TestHealthCheckAllAsksEverything(t *testing.T) {
 		leave()
 
 		sink.err = errors.New("disk is full")
-		_, err = runtime.Do(t.Context(), pipe, one) // its hook panics, and is restarted in a minute
+		_, err = runtime.Do(t.Context(), pipe, oneValue) // its hook panics, and is restarted in a minute
 		require.NoError(t, err)
 		synctest.Wait()
 		report = rt.HealthCheckAll(t.Context())
@@ -68,10 +68,10 @@ func TestHealthCheckAllAsksEverything(t *testing.T) {
 		require.Equal(t, 1, asked, "it has left")
 		time.Sleep(2 * time.Minute)
 		require.Equal(t, runtime.Up, part(t, rt.HealthCheckAll(t.Context()), "hook", "hook-0-watch").Status)
-		_, err = runtime.Do(t.Context(), pipe, one)
+		_, err = runtime.Do(t.Context(), pipe, oneValue)
 		require.NoError(t, err)
 		time.Sleep(2 * time.Minute)
-		_, err = runtime.Do(t.Context(), pipe, one)
+		_, err = runtime.Do(t.Context(), pipe, oneValue)
 		require.NoError(t, err)
 		require.NoError(t, rt.Shutdown(t.Context()))
 		time.Sleep(10 * time.Minute)
@@ -83,7 +83,7 @@ func TestHealthOfAQuarantinedPart(t *testing.T) {
 		rt, err := runtime.Start(t.Context(), runtime.Config{Restarts: actors.RestartPolicy{Budget: 0.5}})
 		require.NoError(t, err)
 		pipe := pipelineNamed(t, rt, "pay", runtime.Spec{Hooks: []actors.Hook{{Name: "watch", OnSuccess: func(actors.Moment) { panic("watch") }}}})
-		_, err = runtime.Do(t.Context(), pipe, one)
+		_, err = runtime.Do(t.Context(), pipe, oneValue)
 		require.NoError(t, err)
 		synctest.Wait()
 		h := part(t, rt.HealthCheckAll(t.Context()), "hook", "hook-0-watch")

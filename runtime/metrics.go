@@ -218,16 +218,22 @@ func (g *gathering) inUse(name string, p *actors.PipelineStats) {
 	}
 }
 
-// switchMode is what the kill switch does where it is on.
-const switchMode = "block"
-
 func (g *gathering) system(st *actors.Stats) {
+	kills := map[[2]string]bool{}
 	for n, kill := range st.Kills {
 		scope := string(kill.Scope)
-		if n >= maxLabelValues {
-			scope = otherLabel
+		switch kind, _ := kill.Scope.Split(); kind {
+		case messages.ScopeTenant, messages.ScopeDomain, messages.ScopeRegion: // whose it is is no label
+			scope = string(kind)
+		default:
+			if n >= maxLabelValues {
+				scope = otherLabel
+			}
 		}
-		g.set(killSwitchActive, 1, scope, switchMode)
+		if by := [2]string{scope, string(kill.Mode.Acts())}; !kills[by] {
+			kills[by] = true
+			g.set(killSwitchActive, 1, by[0], by[1])
+		}
 	}
 	for kind, n := range st.Restarts {
 		g.count(actorRestarts, n, kind)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +20,11 @@ type Config struct {
 	Node string
 	// Restarts says how failed actors come back.
 	Restarts actors.RestartPolicy
+	// StateDir is a directory of this node alone, in which the kill switch's orders survive a restart of the process, in kill.json:
+	// without a cluster, or when it cannot be reached at boot and the program starts without it. They are in force
+	// before the first pipeline is built; with a cluster, what that has replaces them before Start returns. It is made if it is not there. A file that
+	// cannot be read is an error of Start, which names it: an operator's block must not be lost silently. Empty: nothing is kept.
+	StateDir string
 }
 
 // Option is a collaborator of a runtime. Repeating one replaces it.
@@ -59,6 +63,7 @@ type Runtime struct {
 	canceled  cancellations
 	gatherers []func(*gathering) // who tells metrics beside the pipelines; not changed after Start
 	spool     *spooling          // nil without WithSpool
+	killed    *killFile
 
 	phase   atomic.Int32 // an index of phases
 	stopped chan struct{}
@@ -99,6 +104,11 @@ func Start(ctx context.Context, cfg Config, opts ...Option) (*Runtime, error) {
 	rt.life, rt.end = context.WithCancelCause(context.WithoutCancel(ctx))
 	control, stop := context.WithCancel(rt.life)
 	rt.control = stop
+	if err := rt.recall(ctx, cfg.StateDir); err != nil {
+		stop()
+		rt.end(err)
+		return nil, errors.Join(fmt.Errorf("runtime: %w", err), sys.Close(context.WithoutCancel(ctx)))
+	}
 	if rt.cluster != nil {
 		if err := rt.join(ctx, control); err != nil {
 			stop()
@@ -141,24 +151,10 @@ func (rt *Runtime) join(ctx, life context.Context) error {
 	detach := context.AfterFunc(ctx, cancel) // the caller bounds the first read only
 	defer detach()
 	context.AfterFunc(life, rt.cluster.OnEvent(rt.sys.Publish))
-	err := rt.cluster.WatchKill(watch, func(states []messages.KillState) error { return rt.sys.Kill(life, states...) }, rt.concerns)
-	if err != nil {
+	if err := rt.watchKill(watch); err != nil {
 		return err
 	}
 	return rt.cluster.WatchCancellations(watch, rt.canceled.order)
-}
-
-// concerns reports whether a kill switch's scope names something that this node has.
-func (rt *Runtime) concerns(scope messages.Scope) bool {
-	switch kind, name, _ := strings.Cut(string(scope), "="); kind {
-	case "pipeline":
-		return rt.sys.Has(name)
-	case "type":
-		rt.mu.Lock()
-		defer rt.mu.Unlock()
-		return rt.handlers[name] != nil
-	}
-	return true
 }
 
 func (rt *Runtime) forward(e messages.Event) {
@@ -178,53 +174,6 @@ func (rt *Runtime) System() *actors.System { return rt.sys }
 func (rt *Runtime) Events(queue int, want func(messages.Event) bool) *actors.Subscription {
 	return rt.sys.Events().Subscribe(queue, want)
 }
-
-// Kill orders the kill switch: cluster-wide with a cluster, and in force everywhere once each node applied it;
-// otherwise in this process, and in force when it returns. Reason and By are required.
-func (rt *Runtime) Kill(ctx context.Context, order messages.KillState) error {
-	scope, err := messages.ParseScope(string(order.Scope))
-	switch {
-	case err != nil:
-		return fmt.Errorf("kill switch: %w", err)
-	case order.Reason == "":
-		return fmt.Errorf("kill switch: %w", &messages.FieldError{Field: "reason", Value: "", Allowed: "a reason, for those who find it on"})
-	case order.By == "":
-		return fmt.Errorf("kill switch: %w", &messages.FieldError{Field: "by", Value: "", Allowed: "who orders it"})
-	}
-	order.Scope = scope
-	if order.At.IsZero() {
-		order.At = time.Now()
-	}
-	if rt.cluster == nil {
-		order.Revision = 0
-		return rt.sys.Kill(ctx, order)
-	}
-	stored, err := rt.cluster.SetKill(ctx, order)
-	if err != nil {
-		return err
-	}
-	// The cluster's watch is the one that applies orders, so that they come in the order of their revisions. Its push
-	// takes milliseconds.
-	ctx, cancel := context.WithTimeout(ctx, killWait)
-	defer cancel()
-	poll := time.NewTicker(time.Millisecond)
-	defer poll.Stop()
-	for {
-		// A higher revision that was ordered earlier is one of a control bucket that is no more.
-		st, known := rt.sys.KillState(scope)
-		if known && (st.Revision == stored.Revision && st.On == stored.On || st.Revision > stored.Revision && !st.At.Before(stored.At)) {
-			return nil
-		}
-		select {
-		case <-poll.C:
-		case <-ctx.Done():
-			return fmt.Errorf("kill switch: revision %d is stored but not in force here yet: %w", stored.Revision, context.Cause(ctx))
-		}
-	}
-}
-
-// killWait is how long Kill waits for its order to come back from the cluster.
-const killWait = 5 * time.Second
 
 // Readiness is what a probe wants to know.
 type Readiness struct {

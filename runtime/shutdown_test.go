@@ -31,12 +31,12 @@ func TestShutdownPhasesAndHandlersInOrder(t *testing.T) {
 				Name: name,
 				Start: func(context.Context) error {
 					told = append(told, name+" start "+string(rt.Phase()))
-					_, err := runtime.Do(t.Context(), p, one) // the runtime still works
+					_, err := runtime.Do(t.Context(), p, oneValue) // the runtime still works
 					return err
 				},
 				Drained: func(context.Context) error {
 					told = append(told, name+" drained "+string(rt.Phase()))
-					_, err := runtime.Do(t.Context(), p, one)
+					_, err := runtime.Do(t.Context(), p, oneValue)
 					require.ErrorIs(t, err, messages.ErrStopped)
 					return nil
 				},
@@ -57,7 +57,7 @@ func TestShutdownPhasesAndHandlersInOrder(t *testing.T) {
 	})
 }
 
-func one(context.Context) (int, error) { return 1, nil }
+func oneValue(context.Context) (int, error) { return 1, nil }
 
 func TestShutdownHandlersThatMisbehaveDelayItByTheirLimitOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -121,7 +121,7 @@ func TestShutdownReportAddsUp(t *testing.T) {
 		defer cancel()
 		go func() { // refused: neither admitted nor drained
 			time.Sleep(8 * time.Second)
-			_, err := runtime.Do(t.Context(), p, one)
+			_, err := runtime.Do(t.Context(), p, oneValue)
 			require.ErrorIs(t, err, messages.ErrStopped)
 			early.Store(ended.Load())
 		}()

@@ -228,7 +228,8 @@ func (r *taskRun) wait(res actors.Result[any]) {
 	r.refused.Add(1)
 	r.refusals.count(r.d.Task.Sequence)
 	delay := roomPoll << min(r.d.Task.Delivery/8, 6) // who was refused often comes less often
-	if rejected, ok := errors.AsType[*messages.RejectedError](res.Err); ok {
+	rejected, ok := errors.AsType[*messages.RejectedError](res.Err)
+	if ok && !errors.Is(rejected.Cause, messages.ErrKillSwitch) { // an operator may lift an order long before its time is up
 		delay = max(delay, rejected.RetryAfter)
 	}
 	if !r.expires.IsZero() {

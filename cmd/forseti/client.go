@@ -72,7 +72,7 @@ func (s *session) held() string {
 	}
 	var on []string
 	for _, st := range states {
-		if st.On {
+		if st.Active(time.Now()) && st.Mode.Acts() == messages.KillBlock {
 			on = append(on, fmt.Sprintf("%s: %s (%s)", st.Scope, cell(st.Reason, 100), cell(st.By, 64)))
 		}
 	}

@@ -194,6 +194,11 @@ func TestKillSwitch(t *testing.T) {
 	golden(t, "kill_off.json", good(t, "kill", "off", "--scope", "type=charge", "--reason", "r", "--by", "tester", "--nats", i.nats, "-o", "json"))
 	golden(t, "kill_status.json", good(t, "kill", "status", "--scope", "type=charge", "--nats", i.nats, "-o", "json"))
 	require.Contains(t, good(t, "kill", "status", "--nats", i.nats), "bank is up")
+	good(t, "kill", "on", "--scope", "tenant=Acme & Co.*", "--mode", "bypass", "--ttl", "1h", "--reason", "r", "--by", "tester", "--nats", i.nats)
+	golden(t, "kill_status_ttl.json", good(t, "kill", "status", "--scope", "tenant=Acme & Co.*", "--nats", i.nats, "-o", "json"))
+	require.Regexp(t, `tenant=Acme & Co\.\* +ON +bypass .* (59m5\ds|1h0m0s) `, good(t, "kill", "status", "--nats", i.nats))
+	good(t, "kill", "on", "--scope", "region=eu", "--ttl", "1ns", "--reason", "r", "--nats", i.nats)
+	require.Regexp(t, `region=eu +expired`, good(t, "kill", "status", "--nats", i.nats))
 	bad(t, exitTimeout, "only 1 of 2 nodes", "kill", "on", "--reason", "r", "--wait", "--nodes", "2", "--nats", i.nats, "-q")
 }
 

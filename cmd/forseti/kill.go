@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -19,8 +20,16 @@ const ackWindow = time.Second
 func newKillCommand() *cobra.Command {
 	cmd := parent(&cobra.Command{
 		Use: "kill", Short: "Order the kill switch, and show it",
-		Long: `The kill switch refuses all calls, and leaves all tasks in the stream, on every node, until it is turned off: of
-everything, of a pipeline, or of a task type.`,
+		Long: `The kill switch obeys an operator's orders on every node, until they are turned off or their time is up.
+
+Modes:
+  block    refuse all calls in the scope, and leave tasks in the stream
+  bypass   run calls bare: no guard, no policy, no fallback, one attempt; panics are caught and all is told
+  observe  guards and policies only tell what they would have done; bulkheads act
+
+Scopes: global, pipeline=<name>, type=<task type>, and what calls say of themselves: tier=, region=, domain=,
+tenant=<text>. Values are taken as they are; there are no wildcards. Where scopes overlap the strictest mode decides,
+block before bypass before observe, whatever is wider or newer; of equal ones the widest is named.`,
 	})
 	var client clientFlags
 	client.bind(cmd.PersistentFlags())
@@ -41,13 +50,16 @@ type ackView struct {
 	DelayMS   float64   `json:"delay_ms"` // from the push to the answer
 }
 
+const scopeUsage = "global, pipeline=`name`, type=name, tier=name, or region=, domain= or tenant=text"
+
 func newKillOrderCommand(client *clientFlags, on bool) *cobra.Command {
-	var scope, reason, by string
+	var scope, mode, reason, by string
+	var ttl time.Duration
 	var wait bool
 	var nodes int
 	use, short := "off", "Let work go on"
 	if on {
-		use, short = "on", "Stop work"
+		use, short = "on", "Stop work, or let it pass unprotected, or watched only"
 	}
 	cmd := &cobra.Command{
 		Use: use, Short: short, Args: cobra.NoArgs,
@@ -63,7 +75,13 @@ func newKillOrderCommand(client *clientFlags, on bool) *cobra.Command {
 			if cmd.Flags().Changed("nodes") && (nodes < 1 || !wait) {
 				return usageError("--nodes is %d: want at least 1, together with --wait", nodes)
 			}
-			order := messages.KillState{Scope: parsed, On: on, Reason: reason, By: by}
+			order := messages.KillState{Scope: parsed, On: on, Mode: messages.KillMode(mode), Reason: reason, By: by, TTL: ttl}
+			if cmd.Flags().Changed("ttl") && ttl <= 0 {
+				return usageError("--ttl is %v: want more than 0; without it the order stays until it is turned off", ttl)
+			}
+			if _, err := order.Order(); err != nil {
+				return err
+			}
 			return client.run(cmd, func(ctx context.Context, s *session) error {
 				ctx, cancel := s.bounded(ctx)
 				defer cancel()
@@ -72,7 +90,11 @@ func newKillOrderCommand(client *clientFlags, on bool) *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&scope, "scope", string(messages.Global), "what: global, pipeline=`name` or type=name")
+	flags.StringVar(&scope, "scope", string(messages.Global), scopeUsage)
+	if on {
+		flags.StringVar(&mode, "mode", string(messages.KillBlock), "block, bypass or observe: see forseti kill --help")
+		flags.DurationVar(&ttl, "ttl", 0, "end by itself after this `time`, 30m say; default: never")
+	}
 	flags.StringVar(&reason, "reason", "", "`why`; required")
 	flags.BoolVar(&wait, "wait", false, "collect the nodes' answers, for a second, and show how long each took")
 	flags.IntVar(&nodes, "nodes", 0, "with --wait: wait for so many answers, and fail when there are fewer")
@@ -120,7 +142,14 @@ func (s *session) ordered(state messages.KillState, acks []cluster.KillAck) erro
 	if s.quiet {
 		return nil
 	}
-	if err := s.print("kill switch %s for %s, revision %d\n", onOff(state.On), state.Scope, state.Revision); err != nil || len(acks) == 0 {
+	how := onOff(state.On)
+	if state.On {
+		how += " (" + string(state.Mode) + ")"
+	}
+	if state.TTL > 0 {
+		how += fmt.Sprintf(" for %v", state.TTL)
+	}
+	if err := s.print("kill switch %s for %s, revision %d\n", how, cell(string(state.Scope), 80), state.Revision); err != nil || len(acks) == 0 {
 		return err
 	}
 	rows := make([][]string, 0, len(acks))
@@ -152,7 +181,7 @@ func newKillStatusCommand(client *clientFlags) *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().StringVar(&scope, "scope", "", "only this one: global, pipeline=`name` or type=name")
+	cmd.Flags().StringVar(&scope, "scope", "", "only this one: "+scopeUsage)
 	return cmd
 }
 
@@ -167,11 +196,29 @@ func (s *session) states(states []messages.KillState) error {
 		s.note("the kill switch is off: nobody ever ordered it")
 		return nil
 	}
-	rows := make([][]string, 0, len(states))
+	rows, now := make([][]string, 0, len(states)), time.Now()
 	for _, k := range states {
-		rows = append(rows, []string{string(k.Scope), onOff(k.On), stamp(k.At), cell(k.By, 40), cell(k.Reason, 80), fmt.Sprint(k.Revision)})
+		state, left := standing(k, now)
+		mode := ""
+		if k.On {
+			mode = cell(string(cmp.Or(k.Mode, messages.KillBlock)), 16)
+		}
+		rows = append(rows, []string{cell(string(k.Scope), 80), state, mode, stamp(k.At), left, cell(k.By, 40), cell(k.Reason, 80), fmt.Sprint(k.Revision)})
 	}
-	return s.table([]string{"SCOPE", "STATE", "SINCE", "BY", "REASON", "REVISION"}, rows)
+	return s.table([]string{"SCOPE", "STATE", "MODE", "SINCE", "LEFT", "BY", "REASON", "REVISION"}, rows)
+}
+
+// standing says whether an order counts, and for how long it still will.
+func standing(k messages.KillState, now time.Time) (state, left string) {
+	switch {
+	case !k.On:
+		return onOff(false), ""
+	case !k.Active(now):
+		return "expired", ""
+	case !k.Until.IsZero():
+		left = k.Until.Sub(now).Round(time.Second).String()
+	}
+	return onOff(true), left
 }
 
 func onOff(on bool) string {
