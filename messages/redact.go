@@ -161,6 +161,14 @@ func (r *Redaction) With(other *Redaction) *Redaction {
 	return &Redaction{fields: slices.Concat(r.fields, other.fields), values: slices.Concat(r.values, other.values), key: key}
 }
 
+// Keyed returns the rules of r with the hash key of other.
+func (r *Redaction) Keyed(other *Redaction) *Redaction {
+	if r == nil || other == nil {
+		return r
+	}
+	return &Redaction{fields: r.fields, values: r.values, key: other.key}
+}
+
 // JSON returns body without what the rules withhold, and the rules that found something, in their order. All other bytes
 // are as they were: order, spaces, numbers to their last digit. A body that no rule touches is returned itself. One that is
 // not JSON cannot be searched: nil is returned, and WithheldBody as the rule. An empty one is left alone.
