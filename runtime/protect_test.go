@@ -86,12 +86,13 @@ func TestWrongTagsAreToldAtOnce(t *testing.T) {
 		X int `forseti:"colour"`
 	}
 	type wrong struct {
-		A     string  `forseti:"order_id"`
-		B     string  `forseti:"order_id"`
-		C     float64 `forseti:"user_id"`
-		D     string  `forseti:"redact,-"`
-		E     string  `forseti:"redact=hash"`
-		inner *inner  `forseti:"redact"` //nolint:unused // that is what is wrong
+		A string  `forseti:"order_id"`
+		B string  `forseti:"order_id"`
+		C float64 `forseti:"user_id"`
+		D string  `forseti:"redact,-"`
+		E string  `forseti:"redact=hash"`
+		//lint:ignore U1000 a tag on it is what is wrong
+		inner *inner `forseti:"redact"`
 		In    map[string]inner
 	}
 	p := pipeline(t, alone(t), runtime.Spec{})
