@@ -36,6 +36,9 @@ type Spec struct {
 	// CaptureRejected and CaptureFallback give the sinks calls that were refused, and calls that a fallback answered, too:
 	// the letter tells what it was that failed.
 	CaptureRejected, CaptureFallback bool
+	// Redact lists paths of fields that are withheld from dead letters, tasks' too: see messages.RedactionRules. A letter
+	// from which something was withheld cannot be replayed.
+	Redact []string
 	// Intake bounds asynchronous calls, tasks and Execute messages that were accepted and have not ended. A task type
 	// that has no tasks waits for the next one with one slot, so there should be more of them than task types.
 	// Default 256.
@@ -79,6 +82,8 @@ type Pipeline struct {
 	failed           chan struct{} // under the system's lock, of one that could not be started: told when it has stopped
 	observing        atomic.Uint64 // the bits of layers that only observe
 	abandoned        atomic.Int64
+	redaction        *messages.Redaction // the system's rules and its own
+	ownRedaction     *messages.Redaction
 	fallbacks        sampled
 	number           uint64     // in the order of their start, under the system's lock; 0 before that
 	meter            *callMeter // nil only in a benchmark of what it costs
@@ -169,6 +174,11 @@ func (p *Pipeline) build(spec Spec) error {
 	want(messages.ValidToken(p.name), "name", p.name, "1 to 64 of a-z, 0-9, _ and -")
 	want(len(spec.Layers) <= maxLayers, "layers", len(spec.Layers), "at most 16")
 	want(spec.Intake > 0, "intake", spec.Intake, "1 or more")
+	own, err := messages.NewRedaction(messages.RedactionRules{Fields: spec.Redact})
+	if err != nil {
+		errs = append(errs, err)
+	}
+	p.redaction, p.ownRedaction = p.sys.redaction.With(own), own.Keyed(p.sys.redaction)
 	for i, g := range spec.Guards {
 		switch g := g.(type) {
 		case nil:

@@ -2,7 +2,6 @@ package actors
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -156,29 +155,11 @@ func (c *call) capture(err error) {
 			d.AttemptErrors = append(d.AttemptErrors, messages.ErrorText(a.err))
 		}
 	}
-	if data, ok := c.meta.Extra[messages.RequestData]; ok {
-		if body := encoded(data); body != nil {
-			d.Body, d.ContentType = body, "application/json"
-		}
-	}
+	c.describe(d)
 	p.meter.lettered(d.Reason)
 	for _, s := range p.sinks {
 		s.offer(d)
 	}
-}
-
-// encoded is the user's data as JSON; nil if it cannot be had: the letter is kept without it.
-func encoded(data any) (body []byte) {
-	defer func() {
-		if recover() != nil {
-			body = nil
-		}
-	}()
-	body, err := json.Marshal(data)
-	if err != nil {
-		return nil
-	}
-	return body
 }
 
 // sampled counts something frequent so that it can be told once a second at most.

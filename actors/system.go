@@ -22,6 +22,8 @@ type Options struct {
 	Node     string       // names the node in events
 	Logger   *slog.Logger // default: slog.Default()
 	Restarts RestartPolicy
+	// Redaction says what must not leave the process by dead letters and events, of any pipeline. nil: everything may.
+	Redaction *messages.Redaction
 }
 
 // System is one Proto.Actor system and what all its pipelines share. It is safe for concurrent use. One per
@@ -43,6 +45,8 @@ type System struct {
 	troubles troubles
 	restarts RestartPolicy
 
+	redaction   *messages.Redaction
+	captures    atomic.Int64  // pieces of user code that make JSON for dead letters
 	guardErrors atomic.Uint64 // guards that panicked and were passed over
 
 	mu        sync.Mutex
@@ -84,7 +88,7 @@ func prepared(o Options) *System {
 	}
 	return &System{
 		node: o.Node, log: o.Logger, base: time.Now().Add(-time.Second), gone: make(chan struct{}),
-		workers: &workers{}, restarts: o.Restarts.withDefaults(), pipelines: map[string]*Pipeline{},
+		workers: &workers{}, redaction: o.Redaction, restarts: o.Restarts.withDefaults(), pipelines: map[string]*Pipeline{},
 	}
 }
 
@@ -128,6 +132,7 @@ func (s *System) GuardErrors() uint64 { return s.guardErrors.Load() }
 
 func (s *System) publish(e messages.Event) {
 	e.ID, e.At, e.Node = messages.NewID(), time.Now(), s.node
+	e.Reason = s.redaction.Text(e.Reason)
 	s.bus.Publish(e)
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/forseti-go/forseti/messages"
@@ -36,8 +37,8 @@ func (s letterState) of() messages.DeadLetterState {
 }
 
 // ReplayDeadLetter sends a letter's task again, on behalf of by: same id and body, the next replay number.
-// Only one caller gets a pending letter; the others get [messages.ErrConflict]. A letter that was cut, or
-// was no task, is [messages.ErrInvalid] and stays pending. The error matches [messages.ErrUnavailable]
+// Only one caller gets a pending letter; the others get [messages.ErrConflict]. A letter that was cut or
+// redacted, or has no type, is [messages.ErrInvalid] and stays pending. The error matches [messages.ErrUnavailable]
 // when the task was not stored and the letter is pending again, or when that is not known and the letter
 // stays leased: read its state.
 func (c *Cluster) ReplayDeadLetter(ctx context.Context, id, by string) (messages.Task, error) {
@@ -87,8 +88,10 @@ func replayable(d *messages.DeadLetter) error {
 	switch {
 	case d.Truncated:
 		return &messages.FieldError{Field: "body", Value: len(d.Body), Allowed: "the whole body: this one was cut when it was stored"}
-	case d.TaskID == "", d.Type == "":
-		return &messages.FieldError{Field: "task", Value: d.TaskID, Allowed: "a letter of a task: calls cannot be sent again"}
+	case len(d.Redacted) > 0:
+		return &messages.FieldError{Field: "redacted", Value: strings.Join(d.Redacted, ", "), Allowed: "the whole letter: what these rules withheld is not known any more"}
+	case d.Type == "":
+		return &messages.FieldError{Field: "type", Value: d.Type, Allowed: "a letter of a task, or of a call that says as what it is replayed"}
 	}
 	return nil
 }

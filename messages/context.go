@@ -18,8 +18,8 @@ const (
 // Conventional keys of [Context.Extra].
 const (
 	RequestData  = "request_data"  // what the call was asked to do; becomes the body of a dead letter
-	SnapshotData = "snapshot_data" // state before the failure, for failure sinks of one's own
-	ResponseData = "response_data" // what the downstream answered, for failure sinks of one's own
+	SnapshotData = "snapshot_data" // state before the failure; becomes a dead letter's Snapshot
+	ResponseData = "response_data" // what the downstream answered; becomes a dead letter's Response
 	LegacyUserID = "user_id"       // read by [Context.User] when UserID is empty
 )
 

@@ -35,7 +35,7 @@ const (
 type DeadLetter struct {
 	ID        string // stable for one task and replay number
 	TaskID    string // empty for a call that was not a task
-	Type      string // the task's type, if it was one
+	Type      string // the task's type; of a call that type as which it can be replayed, if any
 	Pipeline  string
 	Reason    string // one token; see the Reason constants
 	Outcome   Outcome
@@ -60,12 +60,18 @@ type DeadLetter struct {
 	Replay         int // how often it had been replayed when it failed
 	ReplayedBy     string
 	Context        Context
-	// Body is the original bytes. Truncated says that they did not fit; such a letter is kept but cannot be
-	// replayed.
+	// Body is the original bytes of a task, and the arguments of a call as JSON, if they are known. Truncated says that they did not fit;
+	// such a letter is kept but cannot be replayed.
 	Body      []byte
 	Truncated bool
-	StoredAt  time.Time // by the store's clock; set by readers
-	Sequence  uint64    // the store's; set by readers
+	// Redacted lists the rules that withheld something of the body, of what follows, or of the context's attributes; see
+	// [Redaction] and [WithheldBody]. Such a letter is kept but cannot be replayed.
+	Redacted []string
+	// Snapshot is the state before the failure, and Response what the downstream answered, if the work said so. Both are
+	// JSON, of at most MaxNoteLen bytes.
+	Snapshot, Response []byte
+	StoredAt           time.Time // by the store's clock; set by readers
+	Sequence           uint64    // the store's; set by readers
 }
 
 var id32 = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
@@ -94,11 +100,15 @@ func DeadLetterOf(t *Task) DeadLetter {
 	}
 }
 
-// Task is the letter's task, made ready to run again on behalf of who: same identity and body, the next
-// replay number, no deadline (the old one has passed), and the letter's id so that its end is recorded.
+// Task is the letter's task, made ready to run again on behalf of who: same identity (the letter's, of a call) and body,
+// the next replay number, no deadline (the old one has passed), and the letter's id so that its end is recorded.
 func (d *DeadLetter) Task(who string) Task {
+	id := d.TaskID
+	if id == "" { // a call's work gets an identity when it first becomes a task
+		id = d.ID
+	}
 	return Task{
-		ID: d.TaskID, Type: d.Type, Body: d.Body, ContentType: d.ContentType, IdempotencyKey: d.IdempotencyKey, Reply: d.Reply,
+		ID: id, Type: d.Type, Body: d.Body, ContentType: d.ContentType, IdempotencyKey: d.IdempotencyKey, Reply: d.Reply,
 		TraceParent: d.TraceParent, Context: d.Context, Replay: d.Replay + 1, DeadLetterID: d.ID, ReplayedBy: who, Subject: d.OriginSubject,
 	}
 }
@@ -167,6 +177,14 @@ func (d *DeadLetter) Encode() Header {
 	if d.Truncated {
 		put(HeaderTruncated, "true")
 	}
+	h.Set(HeaderRedacted, clean(shortened(d.Redacted), MaxErrorLen))
+	note := func(name string, text []byte) {
+		if len(text) <= MaxNoteLen && printable(string(text)) {
+			h.Set(name, string(text))
+		}
+	}
+	note(HeaderSnapshot, d.Snapshot)
+	note(HeaderResponse, d.Response)
 	if len(d.AttemptErrors) > 0 {
 		short := make([]string, 0, 8)
 		for _, e := range d.AttemptErrors[:min(len(d.AttemptErrors), 8)] {
@@ -178,6 +196,18 @@ func (d *DeadLetter) Encode() Header {
 	}
 	d.Context.encode(h)
 	return h
+}
+
+// MaxNoteLen bounds a letter's Snapshot, and its Response.
+const MaxNoteLen = 3 << 10
+
+// shortened joins rules, as many as fit into a header; the rest is an ellipsis.
+func shortened(rules []string) string {
+	text := strings.Join(rules, ",")
+	for n := len(rules) - 1; len(text) > MaxErrorLen; n-- {
+		text = strings.Join(rules[:n], ",") + ",..."
+	}
+	return text
 }
 
 // DecodeDeadLetter reads a letter from what a sink stored.
@@ -200,6 +230,16 @@ func DecodeDeadLetter(h Header, body []byte) (DeadLetter, error) {
 	}
 	if h.Get(HeaderTaskID) == "" {
 		d.TaskID = "" // not the store's own message id
+	}
+	if rules := r.text(HeaderRedacted, MaxErrorLen); rules != "" {
+		d.Redacted = strings.Split(rules, ",")
+	} else if r.h.Get(HeaderRedacted) != "" { // unreadable: it must not look whole
+		d.Redacted = []string{"..."}
+	}
+	for name, into := range map[string]*[]byte{HeaderSnapshot: &d.Snapshot, HeaderResponse: &d.Response} {
+		if text := r.text(name, MaxNoteLen); text != "" {
+			*into = []byte(text)
+		}
 	}
 	if p := r.text(HeaderPolicies, MaxErrorLen); p != "" {
 		d.Policies = strings.Split(p, ",")

@@ -52,6 +52,9 @@ const (
 	HeaderReplayedBy       = "forseti-replayed-by"
 	HeaderTaskType         = "forseti-task-type"
 	HeaderTruncated        = "forseti-truncated"
+	HeaderRedacted         = "forseti-redacted"
+	HeaderSnapshot         = "forseti-snapshot"
+	HeaderResponse         = "forseti-response"
 )
 
 // Limits of what is taken from and written to headers. A value past its limit is refused on the way in

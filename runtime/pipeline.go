@@ -31,6 +31,9 @@ type Spec struct {
 	// CaptureRejected and CaptureFallback also give the sinks calls that were refused, and that a fallback answered. They
 	// are about calls; a task that is refused is not over.
 	CaptureRejected, CaptureFallback bool
+	// Redact lists paths of fields, "card.number" say, that are withheld from dead letters of calls and tasks, beside what
+	// WithRedaction says: see messages.RedactionRules. A letter from which something was withheld cannot be replayed.
+	Redact []string
 	// Intake bounds asynchronous calls, tasks and Execute messages in flight. A task type that has no tasks waits for the
 	// next one with one slot, so there should be more of them than task types. Default 256.
 	Intake int
@@ -59,7 +62,7 @@ func (rt *Runtime) Pipeline(name string, spec Spec) (Pipeline, error) {
 func (spec Spec) actors() actors.Spec {
 	s := actors.Spec{
 		Guards: spec.Guards, Unstoppable: spec.Unstoppable, Layers: spec.Layers, Observe: spec.Observe, Hooks: spec.Hooks,
-		CaptureRejected: spec.CaptureRejected, CaptureFallback: spec.CaptureFallback, Intake: spec.Intake,
+		CaptureRejected: spec.CaptureRejected, CaptureFallback: spec.CaptureFallback, Intake: spec.Intake, Redact: spec.Redact,
 	}
 	for _, sink := range spec.Sinks {
 		s.Sinks = append(s.Sinks, sink)

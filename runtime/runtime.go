@@ -47,6 +47,13 @@ func WithLogger(l *slog.Logger) Option {
 // caller keeps the connection, and closes it after Shutdown.
 func WithCluster(c *cluster.Cluster) Option { return option(func(rt *Runtime) { rt.cluster = c }) }
 
+// WithRedaction says what must not leave the process: arguments and attributes of calls in dead letters, text in errors
+// and events. Spec.Redact adds to it. The body of a task stays as it was sent unless its pipeline's Spec.Redact says otherwise,
+// because a letter from which something was withheld cannot be replayed.
+func WithRedaction(r *messages.Redaction) Option {
+	return option(func(rt *Runtime) { rt.redaction = r })
+}
+
 // Runtime is one node: its pipelines, its task handlers, its share of the cluster's control state. It is safe for
 // concurrent use.
 type Runtime struct {
@@ -54,6 +61,8 @@ type Runtime struct {
 	log     *slog.Logger
 	sys     *actors.System
 	cluster *cluster.Cluster
+
+	redaction *messages.Redaction
 
 	life    context.Context // of background work and of tasks; ends when the drain has no more time
 	end     context.CancelCauseFunc
@@ -96,7 +105,7 @@ func Start(ctx context.Context, cfg Config, opts ...Option) (*Runtime, error) {
 	case !messages.ValidToken(rt.node):
 		return nil, fmt.Errorf("runtime: %w", &messages.FieldError{Field: "Node", Value: rt.node, Allowed: "1 to 64 of a-z, 0-9, _ and -"})
 	}
-	sys, err := actors.NewSystem(actors.Options{Node: rt.node, Logger: rt.log, Restarts: cfg.Restarts})
+	sys, err := actors.NewSystem(actors.Options{Node: rt.node, Logger: rt.log, Restarts: cfg.Restarts, Redaction: rt.redaction})
 	if err != nil {
 		return nil, fmt.Errorf("runtime: %w", err)
 	}

@@ -29,6 +29,7 @@ type taskRun struct {
 	holds   atomic.Int32 // what the slot is still held for
 	passed  atomic.Bool  // its call is over
 	settled bool
+	notes   notes
 }
 
 // begin decides whether the task runs at all, and runs it.
@@ -53,7 +54,7 @@ func (r *taskRun) begin() {
 		r.end(r.refusal(messages.ReasonMalformed, err), messages.ReasonMalformed)
 		return
 	}
-	ctx, stop := context.WithCancelCause(r.rt.life)
+	ctx, stop := context.WithCancelCause(noted{r.rt.life, &r.notes})
 	cancel := func() { stop(nil) }
 	if r.rt.canceled.begin(t, stop) {
 		cancel()
@@ -256,6 +257,8 @@ func (r *taskRun) end(res actors.Result[any], reason string) {
 	for _, err := range res.Errors {
 		letter.AttemptErrors = append(letter.AttemptErrors, messages.ErrorText(err))
 	}
+	letter.Snapshot, letter.Response = r.notes.encoded(r.p)
+	r.p.Redact(&letter)
 	res.DeadLetterID = letter.ID
 	r.store(r.result(&res, reason), &letter)
 }
@@ -268,7 +271,7 @@ func (r *taskRun) result(res *actors.Result[any], reason string) messages.TaskRe
 		Policies: res.Policies(), Duration: res.Duration, Node: r.rt.node, DeadLetterID: res.DeadLetterID,
 	}
 	if res.Err != nil && !res.Success() {
-		record.Error, record.ErrorType = messages.ErrorText(res.Err), messages.ErrorType(res.Err)
+		record.Error, record.ErrorType = r.rt.redaction.Text(messages.ErrorText(res.Err)), messages.ErrorType(res.Err)
 	}
 	if rejected, ok := errors.AsType[*messages.RejectedError](res.Err); ok && res.Outcome == messages.Rejected {
 		record.RejectedBy, record.RetryAfter = rejected.By, rejected.RetryAfter
