@@ -42,16 +42,18 @@ type async struct {
 type story struct {
 	ran      uint64
 	attempts int32
+	logged   int32
+	latest   int32
 	failedAt int64
 	log      [maxLogged]attemptLog
 }
 
-// keep copies what the worker's last attempt was to the call's story.
+// keep copies the n-th entry of the worker's log to the call's story.
 func (c *call) keep(n int32) {
 	a := &c.async
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.story.ran, a.story.attempts, a.story.failedAt = c.ran, c.attempts, c.failedAt
+	a.story.ran, a.story.attempts, a.story.logged, a.story.latest, a.story.failedAt = c.ran, c.attempts, c.logged, c.latest, c.failedAt
 	if n < maxLogged {
 		a.story.log[n] = c.log[n]
 	}
@@ -104,10 +106,10 @@ func (r *record[T]) launch(where place) {
 	a.mu.Lock() // from Cancel of a future this record had before
 	a.err, a.answer, a.over, a.done = nil, nil, false, nil
 	r.own = &deadlineContext{parent: r.caller}
-	for i := range min(a.story.attempts, maxLogged) {
+	for i := range min(a.story.logged, maxLogged) {
 		a.story.log[i] = attemptLog{}
 	}
-	a.story.ran, a.story.attempts, a.story.failedAt = 0, 0, 0
+	a.story.ran, a.story.attempts, a.story.logged, a.story.latest, a.story.failedAt = 0, 0, 0, 0, 0
 	a.mu.Unlock()
 	r.start = p.sys.now()
 	if r.preset == nil && where == onWorker {
@@ -225,6 +227,7 @@ func (r *record[T]) takeOver(pool *recordPool[T]) {
 	r.async.mu.Lock()
 	past := &r.async.story
 	s.ran, s.attempts, s.failedAt, s.log = past.ran|1<<maxLayers|p.total.bit, past.attempts, past.failedAt, past.log
+	s.logged, s.latest = past.logged, past.latest
 	r.async.mu.Unlock()
 	s.end(timedOut, &messages.TimeoutError{Limit: r.async.limit, Scope: p.total.name}, p.late)
 	err := messages.ErrGoexit // unless exec returns

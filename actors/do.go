@@ -241,8 +241,8 @@ func (r *record[T]) result(err error) Result[T] {
 		res.FirstFailure = r.p.sys.instant(r.failedAt)
 	}
 	if r.task && r.verdict != succeeded {
-		for _, a := range r.log[:min(int(r.attempts), maxLogged)] {
-			if a.err != nil {
+		for _, a := range r.log[:min(int(r.logged), maxLogged)] {
+			if a.err != nil && !a.refused {
 				res.Errors = append(res.Errors, a.err)
 			}
 		}

@@ -65,8 +65,11 @@ func (c *call) admitted() error {
 			}
 		}
 	}
-	c.attempts = 1
+	c.attempts, c.logged, c.latest = 1, 1, 0
 	c.log[0] = attemptLog{begin: c.now}
+	if p.live {
+		c.tellLive(c.now)
+	}
 	return nil
 }
 

@@ -154,8 +154,8 @@ func (c *call) capture(err error) {
 	if c.failedAt != 0 {
 		d.FirstFailedAt = p.sys.instant(c.failedAt)
 	}
-	for _, a := range c.log[:min(int(c.attempts), maxLogged)] {
-		if a.err != nil {
+	for _, a := range c.log[:min(int(c.logged), maxLogged)] {
+		if a.err != nil && !a.refused {
 			d.AttemptErrors = append(d.AttemptErrors, messages.ErrorText(a.err))
 		}
 	}

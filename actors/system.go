@@ -240,7 +240,7 @@ func (s *System) end(ctx context.Context) error {
 	select {
 	case <-s.gone:
 	case <-ctx.Done():
-		errs = append(errs, fmt.Errorf("actors still busy in user code: %w", context.Cause(ctx)))
+		errs = append(errs, s.stuckHooks(), fmt.Errorf("actors still busy in user code: %w", context.Cause(ctx)))
 	}
 	s.wheel.close()
 	if err := s.workers.close(ctx); err != nil {
