@@ -112,6 +112,10 @@ func (r *record[T]) launch(where place) {
 	a.story.ran, a.story.attempts, a.story.logged, a.story.latest, a.story.failedAt = 0, 0, 0, 0, 0
 	a.mu.Unlock()
 	r.start = p.sys.now()
+	if p.sys.tracer != nil { // here, because a limit may answer it before a worker has begun
+		r.own.parent = r.trace(r.caller)
+		r.ctx = r.own.parent
+	}
 	if r.preset == nil && where == onWorker {
 		if refused := p.refuse(); refused != nil {
 			r.end(rejected, refused, p.unanswered)
@@ -224,6 +228,9 @@ func (r *record[T]) takeOver(pool *recordPool[T]) {
 	s := pool.take(r.caller, &r.meta)
 	s.taskType, s.task = r.taskType, r.task
 	s.start = r.start
+	if s.span, s.inner, s.parent = r.span, r.inner, r.parent; s.inner != nil {
+		s.ctx = s.inner
+	}
 	r.async.mu.Lock()
 	past := &r.async.story
 	s.ran, s.attempts, s.failedAt, s.log = past.ran|1<<maxLayers|p.total.bit, past.attempts, past.failedAt, past.log

@@ -96,10 +96,14 @@ type call struct {
 	holds         int
 	timers        []*timerSlot
 	async         async
-	race          *race  // that it is a copy in; nil: it is the call itself
-	entry         int    // which one
-	place         int32  // of its latest attempt in the log of the call it is a copy of
-	lap           func() // runs it as a copy; made once
+	race          *race           // that it is a copy in; nil: it is the call itself
+	entry         int             // which one
+	place         int32           // of its latest attempt in the log of the call it is a copy of
+	number        int32           // of its latest attempt among those of that call
+	lap           func()          // runs it as a copy; made once
+	span          Span            // of the call; nil: there is no tracer, or it made none
+	inner         context.Context // of the span; the caller's without one
+	parent        string          // the span's name, as others are told it
 }
 
 // timerSlot is one of a record's timers and what it ends. One that fired is replaced, not used again: the wheel may
@@ -169,6 +173,9 @@ func (c *call) run() error {
 	if c.start == 0 {
 		c.start = p.sys.now()
 	}
+	if p.sys.tracer != nil && c.inner == nil {
+		c.ctx = c.trace(c.ctx)
+	}
 	if c.preset != nil {
 		c.now, c.observed = p.sys.now(), p.observing.Load()
 		return c.outer(c)
@@ -224,7 +231,12 @@ func (p *Pipeline) attempt(c *call) error {
 		c.verdict = canceled // its race is over
 		return context.Canceled
 	}
-	err := c.inv.invoke(c)
+	var err error
+	if p.sys.tracer == nil {
+		err = c.inv.invoke(c)
+	} else {
+		err = c.tracedAttempt()
+	}
 	c.now = p.sys.now()
 	c.judge(err)
 	if c.race == nil && err == nil { // the usual case needs no record of its own
@@ -250,7 +262,10 @@ func (c *call) begun(at int64) bool {
 		if !r.parent.begun(at) {
 			return false
 		}
-		c.place = r.parent.latest
+		c.place, c.number = r.parent.latest, r.parent.attempts
+		if r.parent.race != nil {
+			c.number = r.parent.number
+		}
 	}
 	n := c.logged
 	c.attempts++
@@ -434,13 +449,17 @@ func (c *call) finish(err error) {
 		p.served(c)
 	}
 	if len(p.sinks) > 0 && !c.task && p.captured[c.verdict] {
+		why := err
 		if c.verdict == answered {
-			err = c.primary
+			why = c.primary
 		}
-		c.capture(err)
+		c.capture(why)
 	}
 	for _, h := range p.hooks {
 		h.push(c, err)
+	}
+	if c.span != nil {
+		c.endSpan(err)
 	}
 }
 
@@ -463,6 +482,9 @@ func (c *call) reset() {
 	c.start, c.deadline, c.ran, c.would, c.failedAt = 0, 0, 0, 0, 0
 	c.attempts, c.logged, c.latest = 0, 0, 0
 	c.primary, c.preset, c.outer, c.deposited, c.race, c.behind = nil, nil, nil, nil, nil, succeeded
+	if c.inner != nil {
+		c.inner, c.span, c.parent = nil, nil, ""
+	}
 	c.async.on = false
 	c.inv.recycle()
 }

@@ -54,6 +54,9 @@ func (c *call) admitted() error {
 	p := c.p
 	c.start = p.sys.now()
 	c.now = c.start
+	if p.sys.tracer != nil {
+		c.ctx = c.trace(c.ctx)
+	}
 	if err := c.enter(); err != nil {
 		return err
 	}

@@ -135,9 +135,11 @@ func (r *retry) again(c *call, t *trial, err error) (error, bool) {
 	}
 	if verdict == rejected {
 		c.noteRefusal(at, fault, delay)
+		c.traceEvent("rejected", at, 0, fault)
 	} else {
 		c.logRetry(delay)
 	}
+	c.traceEvent("retry", at, delay, fault)
 	if c.verdict == answered {
 		t.answer = &answerKept{c.inv.value(), c.primary, c.behind}
 	}

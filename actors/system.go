@@ -22,6 +22,7 @@ type Options struct {
 	Node     string       // names the node in events
 	Logger   *slog.Logger // default: slog.Default()
 	Restarts RestartPolicy
+	Tracer   Tracer // makes spans of calls and attempts; nil: none
 }
 
 // System is one Proto.Actor system and what all its pipelines share. It is safe for concurrent use. One per
@@ -41,6 +42,7 @@ type System struct {
 	budgets  retryBudgets
 	failures outbox // of actors
 	restarts RestartPolicy
+	tracer   Tracer
 
 	guardErrors atomic.Uint64 // guards that panicked and were passed over
 
@@ -80,7 +82,7 @@ func prepared(o Options) *System {
 	}
 	return &System{
 		node: o.Node, log: o.Logger, base: time.Now().Add(-time.Second), gone: make(chan struct{}),
-		workers: &workers{}, restarts: o.Restarts.withDefaults(), pipelines: map[string]*Pipeline{},
+		workers: &workers{}, restarts: o.Restarts.withDefaults(), tracer: o.Tracer, pipelines: map[string]*Pipeline{},
 	}
 }
 
