@@ -186,7 +186,7 @@ type noticed struct{ Noticed }
 func (n *noticed) content() any { return &n.Noticed }
 
 // ActorHook makes a hook of an actor of one's own: it is told of every moment by a *Noticed. The hook's queue is bounded,
-// and so is the actor's mailbox, at 512 each; what does not fit is dropped, and counted by Pipeline.Dropped. The actor is
+// and so is the actor's mailbox, at 512 each; what does not fit is dropped, and counted by Pipeline.HookStats. The actor is
 // restarted and stopped as that of an ActorGuard; at the pipeline's end it gets what was told before, for up to 5 s.
 func ActorHook(name string, make func() actor.Actor) Hook { return Hook{Name: name, make: make} }
 

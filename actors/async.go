@@ -42,16 +42,18 @@ type async struct {
 type story struct {
 	ran      uint64
 	attempts int32
+	logged   int32
+	latest   int32
 	failedAt int64
 	log      [maxLogged]attemptLog
 }
 
-// keep copies what the worker's last attempt was to the call's story.
+// keep copies the n-th entry of the worker's log to the call's story.
 func (c *call) keep(n int32) {
 	a := &c.async
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.story.ran, a.story.attempts, a.story.failedAt = c.ran, c.attempts, c.failedAt
+	a.story.ran, a.story.attempts, a.story.logged, a.story.latest, a.story.failedAt = c.ran, c.attempts, c.logged, c.latest, c.failedAt
 	if n < maxLogged {
 		a.story.log[n] = c.log[n]
 	}
@@ -104,15 +106,19 @@ func (r *record[T]) launch(where place) {
 	a.mu.Lock() // from Cancel of a future this record had before
 	a.err, a.answer, a.over, a.done = nil, nil, false, nil
 	r.own = &deadlineContext{parent: r.caller}
-	for i := range min(a.story.attempts, maxLogged) {
+	for i := range min(a.story.logged, maxLogged) {
 		a.story.log[i] = attemptLog{}
 	}
-	a.story.ran, a.story.attempts, a.story.failedAt = 0, 0, 0
+	a.story.ran, a.story.attempts, a.story.logged, a.story.latest, a.story.failedAt = 0, 0, 0, 0, 0
 	a.mu.Unlock()
 	r.start = p.sys.now()
 	r.now = r.start
 	r.consult()
 	bypassed := r.ran&bypassedBit != 0
+	if p.sys.tracer != nil { // here, because a limit may answer it before a worker has begun
+		r.own.parent = r.trace(r.caller)
+		r.ctx = r.own.parent
+	}
 	if r.preset == nil && where == onWorker {
 		if refused := p.refuse(bypassed); refused != nil {
 			r.end(rejected, refused, p.unanswered)
@@ -228,9 +234,13 @@ func (r *record[T]) takeOver(pool *recordPool[T]) {
 	s := pool.take(r.caller, &r.meta)
 	s.taskType, s.task = r.taskType, r.task
 	s.start = r.start
+	if s.span, s.inner, s.parent = r.span, r.inner, r.parent; s.inner != nil {
+		s.ctx = s.inner
+	}
 	r.async.mu.Lock()
 	past := &r.async.story
 	s.ran, s.attempts, s.failedAt, s.log = past.ran|1<<maxLayers|p.total.bit, past.attempts, past.failedAt, past.log
+	s.logged, s.latest = past.logged, past.latest
 	r.async.mu.Unlock()
 	s.end(timedOut, &messages.TimeoutError{Limit: r.async.limit, Scope: p.total.name}, p.late)
 	err := messages.ErrGoexit // unless exec returns

@@ -31,15 +31,17 @@ var outcomes = [...]messages.Outcome{
 	rejected: messages.Rejected, timedOut: messages.Timeout, canceled: messages.Canceled,
 }
 
-// maxLogged is how many attempts of a call are told to hooks and dead letters one by one; further ones are counted.
+// maxLogged is how many attempts of a call, and refusals between them, are told to hooks and dead letters one by one; further
+// attempts are counted.
 const maxLogged = 8
 
-// attemptLog is what is remembered of one attempt.
+// attemptLog is what is remembered of one attempt, or of a refusal that was tried again.
 type attemptLog struct {
 	begin, end int64
 	delay      int64 // the wait before the next one
 	retried    bool  // there is a next one
 	neutral    bool  // the caller gave up: neither success nor failure
+	refused    bool  // no attempt: somebody refused at end, and err says who
 	err        error
 }
 
@@ -79,6 +81,8 @@ type call struct {
 	observed      uint64 // layers that only observe
 	would         uint64 // those of them that would have acted
 	attempts      int32
+	logged        int32        // entries of the log, with those for which it has no room
+	latest        int32        // the entry of the latest attempt
 	failedAt      int64        // the first failure
 	primary       error        // what a fallback answered
 	behind        verdict      // the verdict that primary had
@@ -92,10 +96,14 @@ type call struct {
 	holds         int
 	timers        []*timerSlot
 	async         async
-	race          *race  // that it is a copy in; nil: it is the call itself
-	entry         int    // which one
-	place         int32  // of its latest attempt in the log of the call it is a copy of
-	lap           func() // runs it as a copy; made once
+	race          *race           // that it is a copy in; nil: it is the call itself
+	entry         int             // which one
+	place         int32           // of its latest attempt in the log of the call it is a copy of
+	number        int32           // of its latest attempt among those of that call
+	lap           func()          // runs it as a copy; made once
+	span          Span            // of the call; nil: there is no tracer, or it made none
+	inner         context.Context // of the span; the caller's without one
+	parent        string          // the span's name, as others are told it
 }
 
 // timerSlot is one of a record's timers and what it ends. One that fired is replaced, not used again: the wheel may
@@ -167,6 +175,9 @@ func (c *call) run() error {
 		c.now = c.start
 		c.consult()
 	}
+	if p.sys.tracer != nil && c.inner == nil {
+		c.ctx = c.trace(c.ctx)
+	}
 	if c.preset != nil {
 		c.now, c.observed = p.sys.now(), c.looking()
 		if c.ran&bypassedBit != 0 {
@@ -231,11 +242,16 @@ func (p *Pipeline) attempt(c *call) error {
 		c.verdict = canceled // its race is over
 		return context.Canceled
 	}
-	err := c.inv.invoke(c)
+	var err error
+	if p.sys.tracer == nil {
+		err = c.inv.invoke(c)
+	} else {
+		err = c.tracedAttempt()
+	}
 	c.now = p.sys.now()
 	c.judge(err)
 	if c.race == nil && err == nil { // the usual case needs no record of its own
-		if n := c.attempts - 1; n < maxLogged {
+		if n := c.latest; n < maxLogged {
 			c.log[n].end, c.log[n].neutral = c.now, c.verdict == canceled
 		}
 		return nil
@@ -257,21 +273,37 @@ func (c *call) begun(at int64) bool {
 		if !r.parent.begun(at) {
 			return false
 		}
-		c.place = r.parent.attempts - 1
+		c.place, c.number = r.parent.latest, r.parent.attempts
+		if r.parent.race != nil {
+			c.number = r.parent.number
+		}
 	}
-	n := c.attempts
+	n := c.logged
 	c.attempts++
+	c.logged, c.latest = n+1, n
 	if n < maxLogged {
 		c.log[n].begin = at // the rest is empty
 	}
 	if c.async.on {
 		c.keep(n)
 	}
+	if c.race == nil && c.p.live {
+		c.tellLive(at)
+	}
 	return true
 }
 
+// tellLive tells the hooks that asked for it that an attempt begins.
+func (c *call) tellLive(begin int64) {
+	for _, h := range c.p.hooks {
+		if h.Live && h.OnExecute != nil {
+			h.pushLive(c, begin)
+		}
+	}
+}
+
 // note writes down what became of the latest attempt.
-func (c *call) note(l *attemptLog) { c.noteAt(c.attempts-1, l) }
+func (c *call) note(l *attemptLog) { c.noteAt(c.latest, l) }
 
 func (c *call) noteAt(n int32, l *attemptLog) {
 	if n < maxLogged {
@@ -287,6 +319,25 @@ func (c *call) noteAt(n int32, l *attemptLog) {
 				p.failedAt = c.failedAt
 			}
 			r.parent.noteAt(c.place, l)
+		}
+		r.mu.Unlock()
+	}
+}
+
+// noteRefusal writes down a refusal that is tried again, in the call and in the one that it is a copy of.
+func (c *call) noteRefusal(at int64, err error, delay time.Duration) {
+	n := c.logged
+	c.logged++
+	if n < maxLogged {
+		c.log[n] = attemptLog{end: at, err: err, refused: true, retried: true, delay: int64(delay)}
+	}
+	if c.async.on {
+		c.keep(n)
+	}
+	if r := c.race; r != nil {
+		r.mu.Lock()
+		if !r.over {
+			r.parent.noteRefusal(at, err, delay)
 		}
 		r.mu.Unlock()
 	}
@@ -412,19 +463,23 @@ func (c *call) finish(err error) {
 		p.served(c)
 	}
 	if len(p.sinks) > 0 && !c.task && p.captured[c.verdict] {
+		why := err
 		if c.verdict == answered {
-			err = c.primary
+			why = c.primary
 		}
-		c.capture(err)
+		c.capture(why)
 	}
 	for _, h := range p.hooks {
 		h.push(c, err)
+	}
+	if c.span != nil {
+		c.endSpan(err)
 	}
 }
 
 // reset makes a record ready for the next call.
 func (c *call) reset() {
-	for i := range min(int(c.attempts), maxLogged) {
+	for i := range min(int(c.logged), maxLogged) {
 		c.log[i] = attemptLog{}
 	}
 	c.ctx, c.caller = nil, nil
@@ -438,8 +493,12 @@ func (c *call) reset() {
 	}
 	c.taskType, c.letter = "", ""
 	c.verdict, c.bare, c.task, c.withMeta, c.barred = succeeded, false, false, false, false
-	c.start, c.deadline, c.ran, c.would, c.attempts, c.failedAt = 0, 0, 0, 0, 0, 0
+	c.start, c.deadline, c.ran, c.would, c.failedAt = 0, 0, 0, 0, 0
+	c.attempts, c.logged, c.latest = 0, 0, 0
 	c.primary, c.preset, c.outer, c.deposited, c.race, c.behind = nil, nil, nil, nil, nil, succeeded
+	if c.inner != nil {
+		c.inner, c.span, c.parent = nil, nil, ""
+	}
 	c.async.on = false
 	c.inv.recycle()
 }

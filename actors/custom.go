@@ -153,8 +153,11 @@ func (x *around) run(ctx context.Context) (err error) {
 			c.verdict = x.verdict
 			return x.err
 		}
-		if last := c.now; c.attempts > x.attempts {
-			c.logRetry(time.Duration(x.l.sys.now() - last))
+		switch last, since := c.now, time.Duration(x.l.sys.now()-c.now); {
+		case x.verdict == rejected:
+			c.noteRefusal(last, x.err, since)
+		case c.attempts > x.attempts:
+			c.logRetry(since)
 		}
 	}
 	c.now, x.attempts = x.l.sys.now(), c.attempts

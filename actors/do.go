@@ -193,6 +193,8 @@ type Result[T any] struct {
 	Attempts     int
 	Duration     time.Duration
 	DeadLetterID string
+	// TraceParent names the call's span as the W3C's header does; empty without a tracer.
+	TraceParent  string
 	FirstFailure time.Time
 	// Errors holds the errors of the first eight attempts, of a task that failed.
 	Errors []error
@@ -233,7 +235,7 @@ func (r Result[T]) Executed() bool { return r.Outcome != "" }
 func (r *record[T]) result(err error) Result[T] {
 	res := Result[T]{
 		Outcome: outcomes[r.verdict], Err: err, Attempts: int(r.attempts), Duration: time.Duration(r.now - r.start),
-		DeadLetterID: r.letter, p: r.p, ran: r.ran, would: r.would,
+		DeadLetterID: r.letter, TraceParent: r.parent, p: r.p, ran: r.ran, would: r.would,
 	}
 	switch r.verdict {
 	case succeeded:
@@ -245,8 +247,8 @@ func (r *record[T]) result(err error) Result[T] {
 		res.FirstFailure = r.p.sys.instant(r.failedAt)
 	}
 	if r.task && r.verdict != succeeded {
-		for _, a := range r.log[:min(int(r.attempts), maxLogged)] {
-			if a.err != nil {
+		for _, a := range r.log[:min(int(r.logged), maxLogged)] {
+			if a.err != nil && !a.refused {
 				res.Errors = append(res.Errors, a.err)
 			}
 		}

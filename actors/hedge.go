@@ -278,6 +278,7 @@ func (r *race) send() {
 	s := c.inv.fork()
 	s.race, s.entry = r, r.sent
 	s.deposited = c.deposited
+	s.span, s.inner = c.span, c.inner
 	s.own = c.own // so that it knows when the caller leaves
 	s.start, s.now, s.deadline, s.observed = c.start, c.p.sys.now(), c.deadline, c.observed
 	e := entrant{c: s, stop: &deadlineContext{parent: c.ctx}}

@@ -122,10 +122,13 @@ func (m *callMeter) count(c *call, err error) {
 // countAttempts counts the attempts of which a call keeps a log. inside is how long they took, which is the whole story only
 // if all of them are in the log and have ended, one after the other.
 func (lane *meterLane) countAttempts(c *call) (inside int64, whole bool) {
-	whole = c.attempts <= maxLogged
+	whole = c.logged <= maxLogged
 	var last int64
-	for i := range min(int(c.attempts), maxLogged) {
+	for i := range min(int(c.logged), maxLogged) {
 		l := &c.log[i]
+		if l.refused {
+			continue
+		}
 		if l.begin == 0 {
 			return inside, false
 		}

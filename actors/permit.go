@@ -56,6 +56,9 @@ func (c *call) admitted() error {
 	c.start = p.sys.now()
 	c.now = c.start
 	c.consult()
+	if p.sys.tracer != nil {
+		c.ctx = c.trace(c.ctx)
+	}
 	if err := c.enter(); err != nil {
 		return err
 	}
@@ -67,8 +70,11 @@ func (c *call) admitted() error {
 			}
 		}
 	}
-	c.attempts = 1
+	c.attempts, c.logged, c.latest = 1, 1, 0
 	c.log[0] = attemptLog{begin: c.now}
+	if p.live {
+		c.tellLive(c.now)
+	}
 	return nil
 }
 

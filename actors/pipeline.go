@@ -66,6 +66,7 @@ type Pipeline struct {
 	total            *timeout // the outermost one, if a retry is not further out: it answers asynchronous calls
 	limits           int      // timers a record needs
 	hooks            []*hookActor
+	live             bool     // a hook is told when an attempt begins
 	guests           []*guest // actors of the user's own
 	sinks            []*sinkActor
 	captured         [len(outcomes)]bool // by verdict: it goes to the sinks
@@ -223,6 +224,7 @@ func (p *Pipeline) build(spec Spec) error {
 		h := spec.Hooks[i]
 		want(h.Name == "" || messages.ValidToken(h.Name), fmt.Sprintf("hooks[%d].Name", i), h.Name, "1 to 64 of a-z, 0-9, _ and -")
 		p.hooks = append(p.hooks, newHookActor(p, h, i))
+		p.live = p.live || h.Live && h.OnExecute != nil
 	}
 	for i, s := range spec.Sinks {
 		if s == nil {
@@ -422,6 +424,9 @@ func (p *Pipeline) drain(ctx context.Context) error {
 		if r, ok := l.(*retry); ok {
 			r.tellRest()
 		}
+	}
+	for _, h := range p.hooks {
+		h.tellExcess(h.excess.count.Swap(0), "the last ones")
 	}
 	for _, s := range p.sinks {
 		if err := s.flush(ctx); err != nil { // which ends its patience

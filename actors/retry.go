@@ -121,6 +121,7 @@ func (r *retry) again(c *call, t *trial, err error) (error, bool) {
 	if b != nil && !b.withdraw(c) {
 		return r.suppress(c, b, err), false
 	}
+	at := c.now
 	if delay > 0 {
 		if !r.sleep(c, delay) {
 			if c.verdict == canceled {
@@ -132,8 +133,14 @@ func (r *retry) again(c *call, t *trial, err error) (error, bool) {
 			return err, false
 		}
 	}
-	c.logRetry(delay)
 	r.pipe.meter.lane(c).retries.Add(1)
+	if verdict == rejected {
+		c.noteRefusal(at, fault, delay)
+		c.traceEvent("rejected", at, 0, fault)
+	} else {
+		c.logRetry(delay)
+	}
+	c.traceEvent("retry", at, delay, fault)
 	if c.verdict == answered {
 		t.answer = &answerKept{c.inv.value(), c.primary, c.behind}
 	}
@@ -263,10 +270,10 @@ func (r *retry) sleep(c *call, delay time.Duration) bool {
 }
 
 func (c *call) logRetry(delay time.Duration) {
-	if n := c.attempts; n > 0 && n <= maxLogged {
-		l := c.log[n-1]
+	if n := c.latest; c.attempts > 0 && n < maxLogged {
+		l := c.log[n]
 		if l.retried {
-			return // this one is of a refusal that the retry of that attempt met
+			return // a limit was met before the retry of that attempt began one
 		}
 		l.retried, l.delay = true, int64(delay)
 		c.note(&l)

@@ -70,7 +70,7 @@ func TestRetryOfARefusalRewroteTheDelayOfTheRetryBefore(t *testing.T) {
 		require.Equal(t, messages.Success, r.Outcome)
 		require.Equal(t, 10*time.Second, r.Duration)
 		synctest.Wait()
-		require.Equal(t, []string{"execute 1", "failure 1", "retry 1 in 1s", "execute 2", "success 2 success"}, rec.take())
+		require.Equal(t, []string{"execute 1", "failure 1", "retry 1 in 1s", "reject 1 by breaker: open", "retry 1 in 9s", "execute 2", "success 2 success"}, rec.take())
 	})
 }
 

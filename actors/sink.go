@@ -144,14 +144,14 @@ func (c *call) capture(err error) {
 	d := &messages.DeadLetter{
 		ID: c.letter, Pipeline: p.name, Reason: Reason(err, outcomes[c.verdict]), Outcome: outcomes[c.verdict],
 		IdempotencyKey: c.meta.IdempotencyKey, Attempts: int(c.attempts), Policies: p.names(c.ran), Duration: time.Duration(c.now - c.start), Node: p.sys.node,
-		FailedAt: p.sys.instant(c.now), Context: c.meta,
+		FailedAt: p.sys.instant(c.now), Context: c.meta, TraceParent: c.parent,
 	}
 	d.SetError(err)
 	if c.failedAt != 0 {
 		d.FirstFailedAt = p.sys.instant(c.failedAt)
 	}
-	for _, a := range c.log[:min(int(c.attempts), maxLogged)] {
-		if a.err != nil {
+	for _, a := range c.log[:min(int(c.logged), maxLogged)] {
+		if a.err != nil && !a.refused {
 			d.AttemptErrors = append(d.AttemptErrors, messages.ErrorText(a.err))
 		}
 	}

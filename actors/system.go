@@ -24,6 +24,7 @@ type Options struct {
 	Restarts RestartPolicy
 	// Redaction says what must not leave the process by dead letters and events, of any pipeline. nil: everything may.
 	Redaction *messages.Redaction
+	Tracer    Tracer // makes spans of calls and attempts; nil: none
 }
 
 // System is one Proto.Actor system and what all its pipelines share. It is safe for concurrent use. One per
@@ -44,6 +45,7 @@ type System struct {
 	failures outbox // of actors
 	troubles troubles
 	restarts RestartPolicy
+	tracer   Tracer
 
 	redaction   *messages.Redaction
 	captures    atomic.Int64  // pieces of user code that make JSON for dead letters
@@ -88,7 +90,7 @@ func prepared(o Options) *System {
 	}
 	return &System{
 		node: o.Node, log: o.Logger, base: time.Now().Add(-time.Second), gone: make(chan struct{}),
-		workers: &workers{}, redaction: o.Redaction, restarts: o.Restarts.withDefaults(), pipelines: map[string]*Pipeline{},
+		workers: &workers{}, redaction: o.Redaction, restarts: o.Restarts.withDefaults(), tracer: o.Tracer, pipelines: map[string]*Pipeline{},
 	}
 }
 
@@ -289,7 +291,7 @@ func (s *System) end(ctx context.Context) error {
 	select {
 	case <-s.gone:
 	case <-ctx.Done():
-		errs = append(errs, fmt.Errorf("actors still busy in user code: %w", context.Cause(ctx)))
+		errs = append(errs, s.stuckHooks(), fmt.Errorf("actors still busy in user code: %w", context.Cause(ctx)))
 	}
 	s.wheel.close()
 	if err := s.workers.close(ctx); err != nil {

@@ -149,8 +149,8 @@ func (c *call) limited(slot int, word uint64, deadline, outer int64, limit time.
 		c.failedAt = c.now
 	}
 	err = &messages.TimeoutError{Limit: limit, Scope: scope}
-	if n := c.attempts; n > 0 && n <= maxLogged && c.log[n-1].end >= deadline {
-		l := c.log[n-1]
+	if n := c.latest; c.attempts > 0 && n < maxLogged && c.log[n].end >= deadline {
+		l := c.log[n]
 		l.err = err // it is what ended that attempt, whatever the function made of it
 		c.note(&l)
 	}

@@ -56,7 +56,9 @@ type DeadLetter struct {
 	ContentType    string
 	IdempotencyKey string
 	Reply          string
-	TraceParent    string
+	TraceParent    string // of the run that failed, if that was traced; otherwise of the task
+	TraceState     string
+	Baggage        string
 	Replay         int // how often it had been replayed when it failed
 	ReplayedBy     string
 	Context        Context
@@ -96,6 +98,7 @@ func DeadLetterOf(t *Task) DeadLetter {
 		ID: DeadLetterID(t), TaskID: t.ID, Type: t.Type,
 		OriginSubject: t.Subject, OriginStream: t.Stream, OriginSequence: t.Sequence,
 		ContentType: t.ContentType, IdempotencyKey: t.IdempotencyKey, Reply: t.Reply, TraceParent: t.TraceParent,
+		TraceState: t.TraceState, Baggage: t.Baggage,
 		Replay: t.Replay, ReplayedBy: t.ReplayedBy, Context: t.Context, Body: t.Body,
 	}
 }
@@ -109,7 +112,7 @@ func (d *DeadLetter) Task(who string) Task {
 	}
 	return Task{
 		ID: id, Type: d.Type, Body: d.Body, ContentType: d.ContentType, IdempotencyKey: d.IdempotencyKey, Reply: d.Reply,
-		TraceParent: d.TraceParent, Context: d.Context, Replay: d.Replay + 1, DeadLetterID: d.ID, ReplayedBy: who, Subject: d.OriginSubject,
+		TraceParent: d.TraceParent, TraceState: d.TraceState, Baggage: d.Baggage, Context: d.Context, Replay: d.Replay + 1, DeadLetterID: d.ID, ReplayedBy: who, Subject: d.OriginSubject,
 	}
 }
 
@@ -172,6 +175,7 @@ func (d *DeadLetter) Encode() Header {
 	put(HeaderIdempotencyKey, d.IdempotencyKey)
 	put(HeaderReply, d.Reply)
 	put(HeaderTraceParent, d.TraceParent)
+	h.trace(d.TraceState, d.Baggage)
 	put(HeaderReplay, count(d.Replay))
 	put(HeaderReplayedBy, d.ReplayedBy)
 	if d.Truncated {
@@ -225,7 +229,7 @@ func DecodeDeadLetter(h Header, body []byte) (DeadLetter, error) {
 		Node: r.text(HeaderNode, MaxIDLen), FirstFailedAt: r.instant(HeaderFirstFailedAt), FailedAt: r.instant(HeaderFailedAt),
 		OriginSubject: r.text(HeaderOriginSubject, MaxErrorLen), OriginStream: r.text(HeaderOriginStream, MaxIDLen),
 		OriginSequence: uint64(r.integer(HeaderOriginSeq, 0, 1<<62)), ContentType: t.ContentType, IdempotencyKey: t.IdempotencyKey,
-		Reply: t.Reply, TraceParent: t.TraceParent, Replay: t.Replay, ReplayedBy: t.ReplayedBy, Context: t.Context,
+		Reply: t.Reply, TraceParent: t.TraceParent, TraceState: t.TraceState, Baggage: t.Baggage, Replay: t.Replay, ReplayedBy: t.ReplayedBy, Context: t.Context,
 		Body: body, Truncated: h.Get(HeaderTruncated) == "true",
 	}
 	if h.Get(HeaderTaskID) == "" {

@@ -36,6 +36,7 @@ const (
 	TasksResumed       Kind = "tasks.resumed"
 	TaskCanceled       Kind = "task.canceled"
 	TaskDeferred       Kind = "task.deferred" // its handler asked for it later
+	HookOverflow       Kind = "hook.overflow" // sampled, with a count: calls that a hook is not told of
 	ActorRestarted     Kind = "actor.restarted"
 	ActorQuarantined   Kind = "actor.quarantined"
 	SettingsChanged    Kind = "settings.changed"

@@ -27,6 +27,8 @@ const (
 	HeaderReply          = "forseti-reply"
 	HeaderContentType    = "content-type"
 	HeaderTraceParent    = "traceparent"
+	HeaderTraceState     = "tracestate"
+	HeaderBaggage        = "baggage"
 	HeaderExtraPrefix    = "forseti-x-"
 
 	HeaderAttempt          = "forseti-attempt"
@@ -63,6 +65,8 @@ const (
 	MaxTokenLen   = 64       // a task type, a pipeline, a node
 	MaxIDLen      = 256      // any id
 	MaxErrorLen   = 1 << 10  // an error's text
+	MaxTraceState = 512      // W3C Trace Context: what must be carried at least
+	MaxBaggage    = 8192     // W3C Baggage: the same
 	MaxHeaderSize = 32 << 10 // all names and values of a task
 )
 
@@ -180,6 +184,14 @@ func (r *reader) text(name string, limit int) string {
 		return ""
 	}
 	return v
+}
+
+// optional is a header that is left out when it cannot be carried: work is not lost for it.
+func (r *reader) optional(name string, limit int) string {
+	if v := r.h.Get(name); len(v) <= limit && printable(v) {
+		return v
+	}
+	return ""
 }
 
 func (r *reader) integer(name string, low, high int64) int64 {

@@ -21,7 +21,9 @@ type Task struct {
 	Deadline    time.Time
 	Reply       string // a subject that also gets the result
 	TraceParent string // W3C
-	Context     Context
+	// TraceState and Baggage are W3C too; longer than MaxTraceState and MaxBaggage bytes they are left out.
+	TraceState, Baggage string
+	Context             Context
 	// Replay is how often this task was replayed from its dead letter, DeadLetterID names that one, and
 	// ReplayedBy who asked.
 	Replay       int
@@ -57,6 +59,8 @@ func DecodeTask(typ string, h Header, body []byte) (Task, error) {
 		Deadline:       r.instant(HeaderDeadline),
 		Reply:          r.text(HeaderReply, MaxIDLen),
 		TraceParent:    r.text(HeaderTraceParent, MaxIDLen),
+		TraceState:     r.optional(HeaderTraceState, MaxTraceState),
+		Baggage:        r.optional(HeaderBaggage, MaxBaggage),
 		Replay:         int(r.integer(HeaderReplay, 0, 1<<20)),
 		DeadLetterID:   r.text(HeaderDeadLetterID, MaxIDLen),
 		ReplayedBy:     r.text(HeaderReplayedBy, MaxIDLen),
@@ -113,11 +117,22 @@ func (t *Task) Encode() Header {
 	put(HeaderDeadline, stamp(t.Deadline))
 	put(HeaderReply, t.Reply)
 	put(HeaderTraceParent, t.TraceParent)
+	h.trace(t.TraceState, t.Baggage)
 	put(HeaderReplay, count(t.Replay))
 	put(HeaderDeadLetterID, t.DeadLetterID)
 	put(HeaderReplayedBy, t.ReplayedBy)
 	t.Context.encode(h)
 	return h
+}
+
+// trace sets what travels with a trace parent, whole or not at all: a part of it says something else.
+func (h Header) trace(state, baggage string) {
+	if len(state) <= MaxTraceState && printable(state) {
+		h.Set(HeaderTraceState, state)
+	}
+	if len(baggage) <= MaxBaggage && printable(baggage) {
+		h.Set(HeaderBaggage, baggage)
+	}
 }
 
 func (c *Context) encode(h Header) {

@@ -25,7 +25,8 @@ type TaskResult struct {
 	Duration     time.Duration   `json:"-"`
 	Node         string          `json:"node,omitempty"`
 	DeadLetterID string          `json:"dead_letter_id,omitempty"`
-	StoredAt     time.Time       `json:"stored_at,omitzero"` // by the server's clock; set by readers
+	TraceParent  string          `json:"traceparent,omitempty"` // W3C, of the run
+	StoredAt     time.Time       `json:"stored_at,omitzero"`    // by the server's clock; set by readers
 }
 
 // MarshalJSON writes durations as milliseconds, as the headers do.
@@ -54,6 +55,7 @@ func (r *TaskResult) Encode() (Header, []byte) {
 	h.Set(HeaderDuration, count(r.Duration.Milliseconds()))
 	h.Set(HeaderNode, clean(r.Node, MaxIDLen))
 	h.Set(HeaderDeadLetterID, clean(r.DeadLetterID, MaxIDLen))
+	h.Set(HeaderTraceParent, clean(r.TraceParent, MaxIDLen))
 	h.Set(HeaderError, clean(r.Error, MaxErrorLen))
 	h.Set(HeaderContentType, "application/json")
 	if r.Outcome.Good() {
@@ -89,6 +91,7 @@ func DecodeTaskResult(h Header, body []byte) (TaskResult, error) {
 		Duration:     time.Duration(r.integer(HeaderDuration, 0, 1<<40)) * time.Millisecond,
 		Node:         r.text(HeaderNode, MaxIDLen),
 		DeadLetterID: r.text(HeaderDeadLetterID, MaxIDLen),
+		TraceParent:  r.optional(HeaderTraceParent, MaxIDLen),
 	}
 	if p := r.text(HeaderPolicies, MaxErrorLen); p != "" {
 		out.Policies = strings.Split(p, ",")

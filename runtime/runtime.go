@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/propagation"
+
 	"github.com/forseti-go/forseti/actors"
 	"github.com/forseti-go/forseti/cluster"
 	"github.com/forseti-go/forseti/messages"
@@ -61,6 +63,9 @@ type Runtime struct {
 	log     *slog.Logger
 	sys     *actors.System
 	cluster *cluster.Cluster
+	tracer  *tracer // nil: none
+	// propagator carries traces in headers; nil: as the W3C has it.
+	propagator propagation.TextMapPropagator
 
 	redaction *messages.Redaction
 
@@ -105,7 +110,11 @@ func Start(ctx context.Context, cfg Config, opts ...Option) (*Runtime, error) {
 	case !messages.ValidToken(rt.node):
 		return nil, fmt.Errorf("runtime: %w", &messages.FieldError{Field: "Node", Value: rt.node, Allowed: "1 to 64 of a-z, 0-9, _ and -"})
 	}
-	sys, err := actors.NewSystem(actors.Options{Node: rt.node, Logger: rt.log, Restarts: cfg.Restarts, Redaction: rt.redaction})
+	options := actors.Options{Node: rt.node, Logger: rt.log, Restarts: cfg.Restarts, Redaction: rt.redaction}
+	if rt.tracer != nil {
+		options.Tracer = rt.tracer
+	}
+	sys, err := actors.NewSystem(options)
 	if err != nil {
 		return nil, fmt.Errorf("runtime: %w", err)
 	}

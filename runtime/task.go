@@ -76,7 +76,7 @@ func (r *taskRun) begin() {
 		cancel = func() { release(); stop(nil) }
 	}
 	r.holds.Add(1)
-	actors.RunTask(ctx, r.p, t, fn, func(res actors.Result[any]) {
+	actors.RunTask(r.rt.received(ctx, t), r.p, t, fn, func(res actors.Result[any]) {
 		defer r.rescue()
 		defer cancel()
 		r.rt.canceled.forget(t)
@@ -254,6 +254,9 @@ func (r *taskRun) end(res actors.Result[any], reason string) {
 	letter.Attempts, letter.Policies, letter.Duration = res.Attempts, res.Policies(), res.Duration
 	letter.Node, letter.FailedAt, letter.FirstFailedAt = r.rt.node, time.Now(), res.FirstFailure
 	letter.SetError(res.Err)
+	if res.TraceParent != "" { // the run that failed: a replay of the letter links to it
+		letter.TraceParent = res.TraceParent
+	}
 	for _, err := range res.Errors {
 		letter.AttemptErrors = append(letter.AttemptErrors, messages.ErrorText(err))
 	}
@@ -268,7 +271,10 @@ func (r *taskRun) result(res *actors.Result[any], reason string) messages.TaskRe
 	t := &r.d.Task
 	record := messages.TaskResult{
 		TaskID: t.ID, Type: t.Type, Replay: t.Replay, Outcome: res.Outcome, Reason: reason, Attempts: res.Attempts,
-		Policies: res.Policies(), Duration: res.Duration, Node: r.rt.node, DeadLetterID: res.DeadLetterID,
+		Policies: res.Policies(), Duration: res.Duration, Node: r.rt.node, DeadLetterID: res.DeadLetterID, TraceParent: res.TraceParent,
+	}
+	if record.TraceParent == "" {
+		record.TraceParent = t.TraceParent
 	}
 	if res.Err != nil && !res.Success() {
 		record.Error, record.ErrorType = r.rt.redaction.Text(messages.ErrorText(res.Err)), messages.ErrorType(res.Err)

@@ -1,0 +1,54 @@
+package actors
+
+import (
+	"errors"
+	"fmt"
+)
+
+// HookStats is how a hook fares, as of about now: it is read while calls run, without stopping any.
+type HookStats struct {
+	Name        string
+	Told        uint64 // records taken from the queue for it: one for each call, and for each attempt that it is told of live
+	Dropped     uint64 // records that found the queue full, or the hook gone; and moments for an ActorHook that did not fit
+	Restarts    uint64 // after a panic or Goexit
+	Quarantined bool   // it failed too often: it was stopped, and is told nothing more
+	Queue       int    // how many records may wait; 0 once the pipeline is closed
+	Depth       int    // how many do
+}
+
+// HookStats is how the pipeline's hooks fare, in the order of the spec. It is safe for concurrent use.
+func (p *Pipeline) HookStats() []HookStats {
+	all := make([]HookStats, 0, len(p.hooks))
+	for _, a := range p.hooks {
+		s := HookStats{
+			Name: a.Name, Told: a.told.Load(), Dropped: a.dropped.Load(), Restarts: a.panics.Load(),
+			Quarantined: a.quarantined.Load(), Depth: a.depth(),
+		}
+		if s.Quarantined && s.Restarts > 0 { // the last failure was followed by none
+			s.Restarts--
+		}
+		if r := a.ring.Load(); r != nil {
+			s.Queue = len(r.cells)
+		}
+		if a.guest != nil {
+			s.Dropped += a.guest.dropped.Load()
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
+// stuckHooks names the hooks that have not ended: there is no more time to wait for them.
+func (s *System) stuckHooks() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for _, p := range s.pipelines {
+		for _, a := range p.hooks {
+			if a.ring.Load() != nil {
+				errs = append(errs, fmt.Errorf("pipeline %q: hook %q is stuck, with %d calls not told", p.name, a.Name, a.depth()))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
