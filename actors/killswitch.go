@@ -51,8 +51,8 @@ func (k *killSwitch) publish(s policy.KillSnapshot) {
 		if st.On {
 			kind = messages.KillSwitchOn
 		}
-		k.events.put(messages.Event{Kind: kind, Source: string(st.Scope), Reason: st.Reason, Data: map[string]any{
-			"by": st.By, "revision": st.Revision,
+		k.events.put(messages.Event{Kind: kind, Source: string(st.Scope), Reason: st.Reason, Data: messages.KillSwitchOrder{
+			By: st.By, Revision: st.Revision,
 		}})
 	}
 }

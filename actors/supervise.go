@@ -89,7 +89,7 @@ func (s *supervisor) HandleFailure(_ *actor.ActorSystem, parent actor.Supervisor
 	}
 	s.sys.failures.put(messages.Event{
 		Kind: kind, Source: child.Id, Reason: fmt.Sprintf("panic: %.200v", reason),
-		Data: map[string]any{"failures": count, "delay_ms": delay.Milliseconds()},
+		Data: messages.ActorFailures{Failures: count, Delay: delay.Milliseconds()},
 	})
 	if ok {
 		time.AfterFunc(delay/2+rand.N(delay/2+1), func() { parent.RestartChildren(child) })

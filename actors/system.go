@@ -22,6 +22,9 @@ type Options struct {
 	Node     string       // names the node in events
 	Logger   *slog.Logger // default: slog.Default()
 	Restarts RestartPolicy
+	// EventHistory is how many of the last events are kept for those who begin to watch later. Default
+	// DefaultEventHistory; at most MaxEventHistory.
+	EventHistory int
 }
 
 // System is one Proto.Actor system and what all its pipelines share. It is safe for concurrent use. One per
@@ -37,6 +40,7 @@ type System struct {
 	workers  *workers
 	wheel    *wheel
 	bus      Bus
+	bridge   *eventBridge // nil until it is asked for
 	kill     *killSwitch
 	budgets  retryBudgets
 	failures outbox // of actors
@@ -51,6 +55,11 @@ type System struct {
 
 // NewSystem starts a system.
 func NewSystem(o Options) (*System, error) {
+	if o.EventHistory < 0 || o.EventHistory > MaxEventHistory {
+		return nil, fmt.Errorf("actor system: %w", &messages.FieldError{
+			Field: "EventHistory", Value: o.EventHistory, Allowed: fmt.Sprintf("1 to %d, or 0 for %d", MaxEventHistory, DefaultEventHistory),
+		})
+	}
 	s := prepared(o)
 	s.actors = actor.NewActorSystem(
 		actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return slog.New(atLeast{s.log.Handler(), slog.LevelWarn}) }),
@@ -80,7 +89,7 @@ func prepared(o Options) *System {
 	}
 	return &System{
 		node: o.Node, log: o.Logger, base: time.Now().Add(-time.Second), gone: make(chan struct{}),
-		workers: &workers{}, restarts: o.Restarts.withDefaults(), pipelines: map[string]*Pipeline{},
+		bus: Bus{node: o.Node, keep: o.EventHistory}, workers: &workers{}, restarts: o.Restarts.withDefaults(), pipelines: map[string]*Pipeline{},
 	}
 }
 
@@ -123,7 +132,6 @@ func (s *System) Events() *Bus { return &s.bus }
 func (s *System) GuardErrors() uint64 { return s.guardErrors.Load() }
 
 func (s *System) publish(e messages.Event) {
-	e.ID, e.At, e.Node = messages.NewID(), time.Now(), s.node
 	s.bus.Publish(e)
 }
 
@@ -243,6 +251,12 @@ func (s *System) end(ctx context.Context) error {
 		errs = append(errs, fmt.Errorf("actors still busy in user code: %w", context.Cause(ctx)))
 	}
 	s.wheel.close()
+	s.mu.Lock()
+	bridge := s.bridge
+	s.mu.Unlock()
+	if bridge != nil {
+		bridge.sub.Close()
+	}
 	if err := s.workers.close(ctx); err != nil {
 		errs = append(errs, fmt.Errorf("workers still busy in user code: %w", err))
 	}

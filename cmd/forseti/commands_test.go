@@ -209,7 +209,7 @@ func TestEvents(t *testing.T) {
 		ID: messages.NewID(), Kind: messages.BreakerOpened, At: time.Now(), Node: "n9", Pipeline: "payments", Source: "breaker",
 		Reason: "11 of 20 calls failed", Data: map[string]any{"bad": 11},
 	}
-	require.NoError(t, i.cl.PublishEvent(e))
+	require.NoError(t, i.cl.PublishEvent(t.Context(), e))
 	args := []string{"events", "--kind", "breaker.opened", "--pipeline", "payments", "--nats", i.nats}
 	require.Eventually(t, func() bool { return good(t, args...) != "" }, soon, tick)
 	golden(t, "events.ndjson", good(t, append(args, "-o", "json")...))
@@ -226,9 +226,9 @@ func TestEventsAreFollowedUntilInterrupted(t *testing.T) {
 		ended <- execute(ctx, []string{"events", "-f", "--since", "1h", "--nats", i.nats, "-o", "json"}, strings.NewReader(""), &out, &out)
 	}()
 	seen := func(kind messages.Kind) bool { return strings.Contains(out.String(), string(kind)) }
-	require.NoError(t, i.cl.PublishEvent(messages.Event{Kind: messages.BreakerOpened}))
+	require.NoError(t, i.cl.PublishEvent(t.Context(), messages.Event{Kind: messages.BreakerOpened}))
 	require.Eventually(t, func() bool { return seen(messages.BreakerOpened) }, soon, tick)
-	require.NoError(t, i.cl.PublishEvent(messages.Event{Kind: messages.BreakerClosed}))
+	require.NoError(t, i.cl.PublishEvent(t.Context(), messages.Event{Kind: messages.BreakerClosed}))
 	require.Eventually(t, func() bool { return seen(messages.BreakerClosed) }, soon, tick)
 	interrupt()
 	require.Equal(t, exitOK, <-ended, out.String())
