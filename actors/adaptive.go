@@ -115,8 +115,8 @@ func (a *adaptive) publish(s policy.AdaptiveSnapshot) {
 		return
 	}
 	if _, ok := a.moves.add(a.sys.now()); ok {
-		a.events.put(messages.Event{Kind: messages.LimitChanged, Source: a.name, Data: map[string]any{
-			"from": a.told, "to": s.Limit, "latency": s.Latency.String(), "baseline": s.Baseline.String(), "backoffs": s.Backoffs,
+		a.events.put(messages.Event{Kind: messages.LimitChanged, Source: a.name, Data: messages.LimitMove{
+			From: a.told, To: s.Limit, Latency: s.Latency.String(), Baseline: s.Baseline.String(), Backoffs: s.Backoffs,
 		}})
 		a.told = s.Limit
 	}

@@ -212,9 +212,10 @@ func TestAdaptiveTellsWhenTheLimitMoves(t *testing.T) {
 			e := <-events.C()
 			require.Equal(t, "adaptive", e.Source)
 			require.Equal(t, "p", e.Pipeline)
-			require.Equal(t, at, e.Data["from"])
-			require.NotEqual(t, at, e.Data["to"])
-			at = e.Data["to"].(int)
+			move := e.Data.(messages.LimitMove)
+			require.Equal(t, at, move.From)
+			require.NotEqual(t, at, move.To)
+			at = move.To
 			if len(events.C()) == 0 {
 				limit, _ := p.Limit("adaptive")
 				require.InDelta(t, limit, at, 3, "where it came to in the end is told")

@@ -9,6 +9,7 @@ import (
 	"github.com/asynkron/protoactor-go/actor"
 
 	"github.com/forseti-go/forseti/actors/policy"
+	"github.com/forseti-go/forseti/messages"
 )
 
 // breaker is the circuit breaker's actor and gate. What makes it cheap: an admitted call costs one atomic load,
@@ -190,7 +191,7 @@ func (b *breaker) publish(s policy.BreakerSnapshot) {
 	}
 	b.past = b.outlived(b.past, old, &s)
 	b.pipe.meter.moved(&old.BreakerSnapshot, &s)
-	announce(&old.BreakerSnapshot, &s, b.tell)
+	announce(&old.BreakerSnapshot, &s, messages.OfKey{}, b.tell)
 }
 
 // sleep runs in the actor. The flag is set before the tally is read once more, and a gate adds before it looks at the

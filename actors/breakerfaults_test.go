@@ -134,13 +134,14 @@ func TestTransitionsWereToldTwiceOrOutOfOrder(t *testing.T) {
 			break
 		}
 		seen++
-		require.Equal(t, at, e.Data["from"], "each transition begins where the last ended")
-		at = e.Data["to"].(string)
-		require.NotEmpty(t, e.Data["cause"])
+		change := e.Data.(messages.BreakerChange)
+		require.Equal(t, at, change.From, "each transition begins where the last ended")
+		at = change.To
+		require.NotEmpty(t, change.Cause)
 		if e.Kind == messages.BreakerOpened {
 			trips++
-			require.Equal(t, trips, e.Data["trips"])
-			require.Positive(t, e.Data["bad"])
+			require.Equal(t, trips, change.Trips)
+			require.Positive(t, change.Bad)
 		}
 	}
 	require.Greater(t, seen, 10)
@@ -261,7 +262,7 @@ func TestProbeThatNeverReturnsIsWrittenOffAfterTheDwell(t *testing.T) {
 		require.Len(t, events.C(), 3)
 		<-events.C()
 		<-events.C()
-		require.Equal(t, "probe_hung", (<-events.C()).Data["cause"])
+		require.Equal(t, "probe_hung", (<-events.C()).Data.(messages.BreakerChange).Cause)
 		time.Sleep(time.Minute)
 		_, err := Do(t.Context(), p, nil, succeeds)
 		require.NoError(t, err)

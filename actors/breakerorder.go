@@ -69,33 +69,32 @@ var breakerKinds = [...]messages.Kind{
 
 // announce makes the events of what changed between two snapshots: first what became of orders, then of the state. It
 // runs in the actor.
-func announce(old, s *policy.BreakerSnapshot, tell func(messages.Event)) {
+func announce(old, s *policy.BreakerSnapshot, of messages.OfKey, tell func(messages.Event)) {
 	obeyed := s.Orders != old.Orders
 	if was := old.Order; was.Kind != 0 && (obeyed || s.Order.Kind == 0) {
-		e := messages.Event{Kind: messages.BreakerOrderEnded, Reason: "its time is up", Data: map[string]any{"kind": was.Kind.String(), "by": was.By, "cause": "expired"}}
+		reason, data := "its time is up", messages.BreakerOrderOver{Kind: was.Kind.String(), By: was.By, Cause: "expired", OfKey: of}
 		if obeyed {
-			e.Reason = s.Given.Reason
-			e.Data["cause"], e.Data["ended_by"] = s.Given.Kind.String(), s.Given.By
+			reason, data.Cause, data.EndedBy = s.Given.Reason, s.Given.Kind.String(), s.Given.By
 		}
-		tell(e)
+		tell(messages.Event{Kind: messages.BreakerOrderEnded, Reason: reason, Data: data})
 	}
 	if o := s.Given; obeyed && o.Kind != policy.Automatic {
-		tell(messages.Event{Kind: messages.BreakerOrdered, Reason: o.Reason, Data: map[string]any{
-			"kind": o.Kind.String(), "by": o.By, "ttl_ms": o.TTL.Milliseconds(),
+		tell(messages.Event{Kind: messages.BreakerOrdered, Reason: o.Reason, Data: messages.BreakerOrderGiven{
+			Kind: o.Kind.String(), By: o.By, TTL: o.TTL.Milliseconds(), OfKey: of,
 		}})
 	}
 	if old.State == s.State && old.Share == s.Share {
 		return
 	}
-	data := map[string]any{
-		"from": old.State.String(), "to": s.State.String(), "cause": string(s.Cause),
-		"good": s.Good, "bad": s.Bad, "slow": s.Slow, "run": s.Run, "trips": s.Trips,
+	data := messages.BreakerChange{
+		From: old.State.String(), To: s.State.String(), Cause: string(s.Cause),
+		Good: s.Good, Bad: s.Bad, Slow: s.Slow, Run: s.Run, Trips: s.Trips, OfKey: of,
 	}
 	switch s.State {
 	case policy.Open:
-		data["open_ms"] = s.OpenDelay.Milliseconds()
+		data.Open = s.OpenDelay.Milliseconds()
 	case policy.Ramping:
-		data["share"] = s.Share
+		data.Share = s.Share
 	}
 	tell(messages.Event{Kind: breakerKinds[s.State], Reason: strings.ReplaceAll(string(s.Cause), "_", " "), Data: data})
 }

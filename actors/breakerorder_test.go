@@ -2,6 +2,7 @@ package actors
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync/atomic"
 	"testing"
@@ -251,7 +252,7 @@ func TestOrderEvents(t *testing.T) {
 			require.Equal(t, "p", e.Pipeline)
 			require.Equal(t, reason, e.Reason)
 			for k, want := range data {
-				require.Equal(t, want, e.Data[k], k)
+				require.Equal(t, fmt.Sprint(want), fmt.Sprint(e.Fields()[k]), k)
 			}
 		}
 		passes(t, p)

@@ -237,8 +237,9 @@ func TestExhaustedBudgetReplacedTheRealError(t *testing.T) {
 		for len(events.C()) > 0 {
 			e := <-events.C()
 			require.Equal(t, "retry", e.Source)
-			require.Equal(t, "db", e.Data["budget"])
-			total += e.Data["count"].(int64)
+			told := e.Data.(messages.RetriesSuppressed)
+			require.Equal(t, "db", told.Budget)
+			total += told.Count
 		}
 		require.EqualValues(t, 8, total, "each is told, the last ones at the end")
 	})

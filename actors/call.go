@@ -202,7 +202,7 @@ func (c *call) observes(l *layerBase) bool { return c.observed&l.bit != 0 }
 func (c *call) wouldHave(l *layerBase, act string) {
 	c.would |= l.bit
 	if n, ok := l.acts.add(c.now); ok {
-		l.pipe.event(messages.Event{Kind: messages.PolicyObserved, Source: l.name, Reason: "would have " + act, Data: map[string]any{"count": n}})
+		l.pipe.event(messages.Event{Kind: messages.PolicyObserved, Source: l.name, Reason: "would have " + act, Data: messages.EventCount{Count: n}})
 	}
 }
 

@@ -198,7 +198,7 @@ func (a *hookActor) drop(now int64, why string) {
 
 func (a *hookActor) tellExcess(n int64, why string) {
 	if n > 0 {
-		a.pipe.event(messages.Event{Kind: messages.HookOverflow, Source: a.Name, Reason: why, Data: map[string]any{"count": n}})
+		a.pipe.event(messages.Event{Kind: messages.HookOverflow, Source: a.Name, Reason: why, Data: messages.EventCount{Count: n}})
 	}
 }
 

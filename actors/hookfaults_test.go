@@ -130,7 +130,7 @@ func TestSlowOrCrashingHookSlowedOrFailedACall(t *testing.T) {
 		counts := map[string]uint64{}
 		for len(overflow.C()) > 0 {
 			e := <-overflow.C()
-			counts[e.Source] += uint64(e.Data["count"].(int64))
+			counts[e.Source] += uint64(e.Data.(messages.EventCount).Count)
 		}
 		require.Equal(t, stats["blocks"].Dropped, counts["blocks"])
 		require.Equal(t, stats["sleeps"].Dropped, counts["sleeps"])

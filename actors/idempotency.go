@@ -295,7 +295,7 @@ func (l *idempotency) abandon(store policy.ClaimStore, key, owner string) {
 // tell makes an event of what happened to a key, once a second at most. It does not name the key.
 func (l *idempotency) tell(now int64, s *sampled, what string, err error) {
 	if n, ok := s.add(now); ok {
-		l.pipe.event(messages.Event{Kind: messages.IdempotencyLost, Source: l.name, Reason: fmt.Sprintf("%s: %.200v", what, err), Data: map[string]any{"count": n}})
+		l.pipe.event(messages.Event{Kind: messages.IdempotencyLost, Source: l.name, Reason: fmt.Sprintf("%s: %.200v", what, err), Data: messages.EventCount{Count: n}})
 	}
 }
 

@@ -252,7 +252,7 @@ func TestSlowFirstHoldersMarkIsRefused(t *testing.T) {
 		e := <-events.C()
 		require.Equal(t, "idempotency", e.Source)
 		require.Contains(t, e.Reason, messages.ErrConflict.Error())
-		require.Equal(t, map[string]any{"count": int64(1)}, e.Data)
+		require.Equal(t, messages.EventCount{Count: 1}, e.Data)
 		v, _ = second.Await(ctx)
 		require.Equal(t, 2, v)
 		v, _ = Do(ctx, p, keyed("1"), never(t))

@@ -233,7 +233,7 @@ func (k *keyedBreaker) overflows(c *call) {
 	if n, ok := k.crowded.add(c.now); ok {
 		k.pipe.event(messages.Event{
 			Kind: messages.KeyedOverflow, Source: k.name, Reason: "all keys are in use",
-			Data: map[string]any{"count": n, "keys": k.ring.live.Load()},
+			Data: messages.KeysOverflow{Count: n, Keys: k.ring.live.Load()},
 		})
 	}
 }

@@ -271,7 +271,7 @@ func TestOrdersByKey(t *testing.T) {
 		require.NoError(t, err, "its time is up")
 		for _, want := range []messages.Kind{messages.BreakerOrdered, messages.BreakerOrderEnded} {
 			e := <-sub.C()
-			require.Equal(t, []any{want, "keyed_breaker", "http://host/a"}, []any{e.Kind, e.Source, e.Data["key"]})
+			require.Equal(t, []any{want, "keyed_breaker", "http://host/a"}, []any{e.Kind, e.Source, e.Fields()["key"]})
 		}
 		for layer, says := range map[string]string{"keyed_breaker": "keyed_breaker/ and the key", "breaker/a": "it has no keys"} {
 			err := p.Order(layer, o)
@@ -304,7 +304,7 @@ func TestKeyedBreakerEventsSayTheKey(t *testing.T) {
 		var told []string
 		for len(sub.C()) > 0 {
 			e := <-sub.C()
-			told = append(told, fmt.Sprintf("%s %s %s", e.Source, e.Kind, e.Data["key"]))
+			told = append(told, fmt.Sprintf("%s %s %s", e.Source, e.Kind, e.Fields()["key"]))
 		}
 		require.Equal(t, "keyed_breaker breaker.opened a, keyed_breaker breaker.opened b, keyed_breaker breaker.half_opened a, keyed_breaker breaker.closed a", strings.Join(told, ", "))
 	})

@@ -537,7 +537,7 @@ func TestKeyGotAPlaceAndMorePermitsThanItMayHave(t *testing.T) {
 		b, b2 := hang("b"), hang("b") // in the overflow
 		e := <-events.C()
 		require.Equal(t, "keyed_bulkhead", e.Source)
-		require.Equal(t, map[string]any{"count": int64(1), "max": 1}, e.Data)
+		require.Equal(t, messages.KeysOverflow{Count: 1, Max: 1}, e.Data)
 		c := Go(t.Context(), p, to("c"), succeeds) // waits there
 		synctest.Wait()
 		_, err := Do(t.Context(), p, to("d"), succeeds)

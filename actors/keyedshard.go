@@ -317,13 +317,12 @@ func (s *breakerShard) show(cold *coldCircuit, now int64) {
 	cold.of.view.Store(v)
 	cold.past = cold.of.outlived(cold.past, old, &snap)
 	s.layer.pipe.meter.moved(&old.BreakerSnapshot, &snap)
-	announce(&old.BreakerSnapshot, &snap, func(e messages.Event) {
+	of := messages.OfKey{Key: cold.of.key}
+	if cold.of == s.layer.ring.overflow {
+		of = messages.OfKey{Overflow: true}
+	}
+	announce(&old.BreakerSnapshot, &snap, of, func(e messages.Event) {
 		e.Source = s.layer.name
-		if cold.of == s.layer.ring.overflow {
-			e.Data["overflow"] = true
-		} else {
-			e.Data["key"] = cold.of.key
-		}
 		s.layer.events.put(e)
 	})
 }

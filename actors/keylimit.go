@@ -99,7 +99,7 @@ func (l *keyLimit[T, P]) entry(c *call, key string) P {
 // noPlace tells, now and then, of calls whose key has no place.
 func (l *keyLimit[T, P]) noPlace(now int64) {
 	if n, ok := l.told.add(now); ok {
-		l.pipe.event(messages.Event{Kind: messages.KeyedOverflow, Source: l.name, Data: map[string]any{"count": n, "max": int(l.ring.limit.Load())}})
+		l.pipe.event(messages.Event{Kind: messages.KeyedOverflow, Source: l.name, Data: messages.KeysOverflow{Count: n, Max: int(l.ring.limit.Load())}})
 	}
 }
 

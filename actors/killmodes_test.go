@@ -177,8 +177,8 @@ func TestOrderWithATTLEndsByItself(t *testing.T) {
 		for len(events.C()) > 0 {
 			e := <-events.C()
 			kinds = append(kinds, e.Kind)
-			require.Equal(t, "block", e.Data["mode"])
-			require.EqualValues(t, 60_000, e.Data["ttl_ms"])
+			require.Equal(t, "block", e.Data.(messages.KillSwitchOrder).Mode)
+			require.EqualValues(t, 60_000, e.Data.(messages.KillSwitchOrder).TTL)
 			if e.Kind == messages.KillSwitchOff {
 				require.Equal(t, "expired", e.Reason)
 			}

@@ -55,15 +55,11 @@ func (k *killSwitch) fact(orders []messages.KillState) policy.KillFact {
 func (k *killSwitch) publish(s policy.KillSnapshot) {
 	k.view.Store(&s)
 	for _, c := range s.Changed() {
-		e := messages.Event{Kind: messages.KillSwitchChanged, Source: string(c.State.Scope), Reason: c.State.Reason, Data: map[string]any{
-			"scope": string(c.State.Scope), "by": c.State.By, "revision": c.State.Revision,
-		}}
+		order := messages.KillSwitchOrder{Scope: string(c.State.Scope), By: c.State.By, Revision: c.State.Revision, TTL: c.State.TTL.Milliseconds()}
 		if c.State.On {
-			e.Data["mode"] = string(c.State.Mode.Acts())
+			order.Mode = string(c.State.Mode.Acts())
 		}
-		if c.State.TTL > 0 {
-			e.Data["ttl_ms"] = c.State.TTL.Milliseconds()
-		}
+		e := messages.Event{Kind: messages.KillSwitchChanged, Source: string(c.State.Scope), Reason: c.State.Reason, Data: order}
 		switch {
 		case c.Expired:
 			e.Kind, e.Reason = messages.KillSwitchOff, "expired"
@@ -173,7 +169,7 @@ func (c *call) letBy(i int) bool {
 		c.would |= firstGuardBit << i
 	}
 	if n, ok := p.guardActs[i].add(c.now); ok {
-		p.event(messages.Event{Kind: messages.PolicyObserved, Source: gateName(p.guards[i]), Reason: "would have refused", Data: map[string]any{"count": n}})
+		p.event(messages.Event{Kind: messages.PolicyObserved, Source: gateName(p.guards[i]), Reason: "would have refused", Data: messages.EventCount{Count: n}})
 	}
 	return true
 }

@@ -77,7 +77,7 @@ func (p *Pipeline) Configure(name string, cfg policy.Config) error {
 	if err != nil {
 		return fmt.Errorf("pipeline %q: layer %q: %w", p.name, name, err)
 	}
-	p.event(messages.Event{Kind: messages.SettingsChanged, Source: name})
+	p.event(messages.Event{Kind: messages.SettingsChanged, Source: name, Data: messages.SettingsChange{}})
 	return nil
 }
 
@@ -187,7 +187,7 @@ func (p *Pipeline) Observe(name string, on bool) error {
 	} else {
 		p.observing.And(^bits)
 	}
-	p.event(messages.Event{Kind: messages.SettingsChanged, Source: name, Data: map[string]any{"observe": on}})
+	p.event(messages.Event{Kind: messages.SettingsChanged, Source: name, Data: messages.SettingsChange{Observe: &on}})
 	return nil
 }
 

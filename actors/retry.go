@@ -208,11 +208,7 @@ func (r *retry) tellSuppressed(n int64, budget string) {
 	if n == 0 {
 		return
 	}
-	data := map[string]any{"count": n}
-	if budget != "" {
-		data["budget"] = budget
-	}
-	r.pipe.event(messages.Event{Kind: messages.RetrySuppressed, Source: r.name, Reason: messages.ErrRetryBudget.Error(), Data: data})
+	r.pipe.event(messages.Event{Kind: messages.RetrySuppressed, Source: r.name, Reason: messages.ErrRetryBudget.Error(), Data: messages.RetriesSuppressed{Count: n, Budget: budget}})
 }
 
 // tellRest tells of what was counted since the last event, when the pipeline ends.

@@ -67,7 +67,7 @@ func (a *sinkActor) lose(d *messages.DeadLetter, why string) {
 	a.open.Add(-1)
 	a.lost.Add(1)
 	a.sys.log.Error("dead letter lost", slog.String("sink", a.sink.Name()), slog.String("id", d.ID), slog.String("pipeline", d.Pipeline), slog.String("reason", why))
-	a.pipe.event(messages.Event{Kind: messages.DeadLetterLost, Source: a.sink.Name(), Reason: why, Data: map[string]any{"id": d.ID}})
+	a.pipe.event(messages.Event{Kind: messages.DeadLetterLost, Source: a.sink.Name(), Reason: why, Data: messages.DeadLetterRef{ID: d.ID}})
 }
 
 // store runs on a worker.
@@ -94,7 +94,7 @@ func (a *sinkActor) keep(d *messages.DeadLetter) {
 		if err == nil {
 			kept = true
 			a.open.Add(-1)
-			a.pipe.event(messages.Event{Kind: messages.DeadLetterStored, Source: a.sink.Name(), Reason: d.Reason, Data: map[string]any{"id": id}})
+			a.pipe.event(messages.Event{Kind: messages.DeadLetterStored, Source: a.sink.Name(), Reason: d.Reason, Data: messages.DeadLetterRef{ID: id}})
 			return
 		}
 		if errors.Is(err, messages.ErrInvalid) { // it will never take this one, and others wait behind it
@@ -183,7 +183,7 @@ func (p *Pipeline) served(c *call) {
 
 func (p *Pipeline) tellServed(n int64, why string) {
 	if n > 0 {
-		p.event(messages.Event{Kind: messages.FallbackServed, Source: "fallback", Reason: why, Data: map[string]any{"count": n}})
+		p.event(messages.Event{Kind: messages.FallbackServed, Source: "fallback", Reason: why, Data: messages.EventCount{Count: n}})
 	}
 }
 

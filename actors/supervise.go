@@ -91,7 +91,7 @@ func (s *supervisor) HandleFailure(_ *actor.ActorSystem, parent actor.Supervisor
 	s.sys.restarted.add(0, labels{actorKind(child.Id), string(kind)})
 	s.sys.failures.put(messages.Event{
 		Kind: kind, Source: child.Id, Reason: fmt.Sprintf("panic: %.200v", reason),
-		Data: map[string]any{"failures": count, "delay_ms": delay.Milliseconds()},
+		Data: messages.ActorFailures{Failures: count, Delay: delay.Milliseconds()},
 	})
 	back := int64(0)
 	if ok {

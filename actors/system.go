@@ -25,6 +25,9 @@ type Options struct {
 	// Redaction says what must not leave the process by dead letters and events, of any pipeline. nil: everything may.
 	Redaction *messages.Redaction
 	Tracer    Tracer // makes spans of calls and attempts; nil: none
+	// EventHistory is how many of the last events are kept for those who begin to watch later. Default
+	// DefaultEventHistory; at most MaxEventHistory.
+	EventHistory int
 }
 
 // System is one Proto.Actor system and what all its pipelines share. It is safe for concurrent use. One per
@@ -40,6 +43,7 @@ type System struct {
 	workers  *workers
 	wheel    *wheel
 	bus      Bus
+	bridge   *eventBridge // nil until it is asked for
 	kill     *killSwitch
 	budgets  retryBudgets
 	failures outbox // of actors
@@ -61,6 +65,11 @@ type System struct {
 
 // NewSystem starts a system.
 func NewSystem(o Options) (*System, error) {
+	if o.EventHistory < 0 || o.EventHistory > MaxEventHistory {
+		return nil, fmt.Errorf("actor system: %w", &messages.FieldError{
+			Field: "EventHistory", Value: o.EventHistory, Allowed: fmt.Sprintf("1 to %d, or 0 for %d", MaxEventHistory, DefaultEventHistory),
+		})
+	}
 	s := prepared(o)
 	s.actors = actor.NewActorSystem(
 		actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return slog.New(atLeast{s.log.Handler(), slog.LevelWarn}) }),
@@ -90,7 +99,7 @@ func prepared(o Options) *System {
 	}
 	return &System{
 		node: o.Node, log: o.Logger, base: time.Now().Add(-time.Second), gone: make(chan struct{}),
-		workers: &workers{}, redaction: o.Redaction, restarts: o.Restarts.withDefaults(), tracer: o.Tracer, pipelines: map[string]*Pipeline{},
+		bus: Bus{node: o.Node, keep: o.EventHistory}, workers: &workers{}, redaction: o.Redaction, restarts: o.Restarts.withDefaults(), tracer: o.Tracer, pipelines: map[string]*Pipeline{},
 	}
 }
 
@@ -133,7 +142,6 @@ func (s *System) Events() *Bus { return &s.bus }
 func (s *System) GuardErrors() uint64 { return s.guardErrors.Load() }
 
 func (s *System) publish(e messages.Event) {
-	e.ID, e.At, e.Node = messages.NewID(), time.Now(), s.node
 	e.Reason = s.redaction.Text(e.Reason)
 	s.bus.Publish(e)
 }
@@ -294,6 +302,12 @@ func (s *System) end(ctx context.Context) error {
 		errs = append(errs, s.stuckHooks(), fmt.Errorf("actors still busy in user code: %w", context.Cause(ctx)))
 	}
 	s.wheel.close()
+	s.mu.Lock()
+	bridge := s.bridge
+	s.mu.Unlock()
+	if bridge != nil {
+		bridge.sub.Close()
+	}
 	if err := s.workers.close(ctx); err != nil {
 		errs = append(errs, fmt.Errorf("workers still busy in user code: %w", err))
 	}

@@ -203,5 +203,5 @@ func TestCloseIsIdempotent(t *testing.T) {
 	_, err = c.Consume(t.Context(), cluster.ConsumeConfig{Type: "a"}, newSlots(1), nil)
 	require.ErrorIs(t, err, messages.ErrUnavailable)
 	require.Error(t, c.WatchKill(t.Context(), nil, nil))
-	require.Error(t, c.PublishEvent(messages.Event{Kind: messages.NodeStopped}))
+	require.Error(t, c.PublishEvent(t.Context(), messages.Event{Kind: messages.NodeStopped}))
 }

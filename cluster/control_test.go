@@ -254,9 +254,9 @@ func TestRestartOfTheServer(t *testing.T) {
 	events := make(chan messages.Event, 100)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	require.NoError(t, c.PublishEvent(messages.Event{Kind: messages.NodeStarted}))
+	require.NoError(t, c.PublishEvent(t.Context(), messages.Event{Kind: messages.NodeStarted}))
 	go func() {
-		ended <- c.Events(ctx, cluster.EventFilter{Since: time.Hour}, func(e messages.Event) { events <- e })
+		ended <- c.Events(ctx, messages.EventFilter{Since: time.Now().Add(-time.Hour)}, func(e messages.Event) { events <- e })
 	}()
 	require.Equal(t, "n1", (<-events).Node)
 
@@ -264,7 +264,7 @@ func TestRestartOfTheServer(t *testing.T) {
 	require.Eventually(t, func() bool { return !c.Status().Connected }, soon, tick)
 	_, err = c.Send(t.Context(), messages.Task{Type: "a"})
 	require.ErrorIs(t, err, messages.ErrUnavailable)
-	require.ErrorIs(t, c.PublishEvent(messages.Event{Kind: messages.NodeStarted}), messages.ErrUnavailable)
+	require.ErrorIs(t, c.PublishEvent(t.Context(), messages.Event{Kind: messages.NodeStarted}), messages.ErrUnavailable)
 
 	// Meanwhile somebody who can reach the server gives an order: no push finds us.
 	hidden, err := embedded.Start(t.Context(), embedded.Config{DataDir: dir, NoListen: true})
@@ -295,7 +295,7 @@ func TestRestartOfTheServer(t *testing.T) {
 	require.Len(t, acks, 1)
 	require.False(t, w.on(messages.Global))
 	require.Eventually(t, func() bool {
-		require.NoError(t, other.PublishEvent(messages.Event{Kind: messages.NodeStarted}))
+		require.NoError(t, other.PublishEvent(t.Context(), messages.Event{Kind: messages.NodeStarted}))
 		select {
 		case e := <-events:
 			return e.Node == "n3"

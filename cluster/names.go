@@ -96,10 +96,6 @@ func (n names) event(e *messages.Event) string {
 	return strings.Join([]string{n.prefix, "event", SubjectToken(e.Kind.Token()), SubjectToken(orNone(e.Pipeline)), SubjectToken(orNone(e.Node))}, ".")
 }
 
-func (n names) eventsOf(kind messages.Kind, pipeline string) string {
-	return strings.Join([]string{n.prefix, "event", orAny(kind.Token()), orAny(pipeline), "*"}, ".")
-}
-
 // own reports whether a subject belongs to this installation.
 func (n names) own(subject string) bool { return strings.HasPrefix(subject, n.prefix+".") }
 

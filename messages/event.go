@@ -46,21 +46,36 @@ const (
 	NodeStopped        Kind = "node.stopped"
 	Disconnected       Kind = "nats.disconnected"
 	Reconnected        Kind = "nats.reconnected"
+	EventsGap          Kind = "events.gap" // told to one reader: what it missed here
 )
 
 // Token is the kind as one token of a subject.
 func (k Kind) Token() string { return strings.ReplaceAll(string(k), ".", "_") }
 
-// Event is one thing that happened, for observers. It never carries a payload of the user's.
+// Event is one thing that happened, for observers. It never carries a payload of the user's. Whoever publishes one sets
+// Kind and what is known of Pipeline, Source, Reason and Data; the rest is filled in on the way.
 type Event struct {
-	ID       string         `json:"id"`
-	Kind     Kind           `json:"kind"`
-	At       time.Time      `json:"at"`
-	Node     string         `json:"node,omitempty"`
-	Pipeline string         `json:"pipeline,omitempty"`
-	Source   string         `json:"source,omitempty"` // the layer, guard, hook or actor it happened to
-	Reason   string         `json:"reason,omitempty"` // why, in words
-	Data     map[string]any `json:"data,omitempty"`   // numbers that led to it
+	ID   string    `json:"id"`
+	Kind Kind      `json:"kind"`
+	At   time.Time `json:"at"`
+	Node string    `json:"node,omitempty"`
+	// Sequence counts the events of one stream of a node, from 1 and without a gap: what is missing to a reader of all
+	// of them was lost. Incarnation tells the streams of one node apart, each of which begins at 1: a node that starts
+	// again has a new one. An event that was told to one reader only, as EventsGap is, has the Sequence 0.
+	Sequence    uint64 `json:"sequence,omitempty"`
+	Incarnation string `json:"incarnation,omitempty"`
+	// StreamSequence is the event's place in the cluster's stream: the token to resume from. Set by readers of that.
+	StreamSequence uint64 `json:"stream_sequence,omitempty"`
+	// Version is that of the kind's data. It changes when a reader of the last one could not read it; a field that is
+	// added does not change it. Publishers may leave it 0 for the one in the registry, see [EventKinds].
+	Version  int    `json:"version,omitempty"`
+	Pipeline string `json:"pipeline,omitempty"`
+	Source   string `json:"source,omitempty"` // the layer, guard, hook or actor it happened to
+	Reason   string `json:"reason,omitempty"` // why, in words
+	// Data are the numbers that led to it: a struct of the registry by value, nil where the kind has none. Events of other
+	// kinds may have anything that JSON can hold; once decoded it is a json.RawMessage, as is the data of a version that
+	// this program does not know, or of another shape. Nobody changes it after the event was published.
+	Data any `json:"data,omitempty"`
 }
 
 // Cancellation is an operator's order to drop a task: one that waits is not run, one that runs is told to stop.

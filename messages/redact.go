@@ -247,7 +247,7 @@ func (r *Redaction) attribute(name string, v any, hits map[string]bool) (left an
 	}
 	text, isText := v.(string)
 	if isText {
-		if body := []byte(text); structured(body) {
+		if body := []byte(text); structuredJSON(body) {
 			redacted, rules := r.scan(body, at)
 			note(hits, rules)
 			return string(redacted), len(rules) > 0
@@ -269,7 +269,7 @@ func (r *Redaction) attribute(name string, v any, hits map[string]bool) (left an
 }
 
 // structured reports whether text is a JSON object or array.
-func structured(text []byte) bool {
+func structuredJSON(text []byte) bool {
 	trimmed := bytes.TrimSpace(text)
 	return len(trimmed) > 0 && (trimmed[0] == '{' || trimmed[0] == '[') && json.Valid(trimmed)
 }

@@ -27,6 +27,8 @@ type Config struct {
 	// before the first pipeline is built; with a cluster, what that has replaces them before Start returns. It is made if it is not there. A file that
 	// cannot be read is an error of Start, which names it: an operator's block must not be lost silently. Empty: nothing is kept.
 	StateDir string
+	// EventHistory is how many of the last events are kept, see [Runtime.Watch]. Default 1024; at most 65536.
+	EventHistory int
 }
 
 // Option is a collaborator of a runtime. Repeating one replaces it.
@@ -110,7 +112,7 @@ func Start(ctx context.Context, cfg Config, opts ...Option) (*Runtime, error) {
 	case !messages.ValidToken(rt.node):
 		return nil, fmt.Errorf("runtime: %w", &messages.FieldError{Field: "Node", Value: rt.node, Allowed: "1 to 64 of a-z, 0-9, _ and -"})
 	}
-	options := actors.Options{Node: rt.node, Logger: rt.log, Restarts: cfg.Restarts, Redaction: rt.redaction}
+	options := actors.Options{Node: rt.node, Logger: rt.log, Restarts: cfg.Restarts, Redaction: rt.redaction, EventHistory: cfg.EventHistory}
 	if rt.tracer != nil {
 		options.Tracer = rt.tracer
 	}
@@ -141,30 +143,9 @@ func Start(ctx context.Context, cfg Config, opts ...Option) (*Runtime, error) {
 	return rt, nil
 }
 
-// eventQueue is how many events may wait for NATS; further ones are dropped and counted.
-const eventQueue = 1024
-
 // join follows the cluster's control state, and tells the cluster what happens here.
 func (rt *Runtime) join(ctx, life context.Context) error {
-	sub := rt.sys.Events().Subscribe(eventQueue, nil)
-	rt.running.Go(func() {
-		defer sub.Close()
-		for {
-			select {
-			case e := <-sub.C():
-				rt.forward(e)
-			case <-life.Done():
-				for { // what was said before the end is told
-					select {
-					case e := <-sub.C():
-						rt.forward(e)
-					default:
-						return
-					}
-				}
-			}
-		}
-	})
+	rt.forward(life)
 	watch, cancel := context.WithCancel(life)
 	detach := context.AfterFunc(ctx, cancel) // the caller bounds the first read only
 	defer detach()
@@ -175,23 +156,11 @@ func (rt *Runtime) join(ctx, life context.Context) error {
 	return rt.cluster.WatchCancellations(watch, rt.canceled.order)
 }
 
-func (rt *Runtime) forward(e messages.Event) {
-	if err := rt.cluster.PublishEvent(e); err != nil && rt.cluster.Status().Connected {
-		rt.log.Warn("event not published", slog.String("kind", string(e.Kind)), slog.Any("error", err))
-	}
-}
-
 // Node is this node's name.
 func (rt *Runtime) Node() string { return rt.node }
 
 // System is the actor system underneath: for actors of the user's own, and for tests.
 func (rt *Runtime) System() *actors.System { return rt.sys }
-
-// Events subscribes to what happens on this node: breakers, kill switch, dead letters, restarts. The queue is
-// bounded; what does not fit is dropped and counted. want narrows it, nil takes all; it must be quick.
-func (rt *Runtime) Events(queue int, want func(messages.Event) bool) *actors.Subscription {
-	return rt.sys.Events().Subscribe(queue, want)
-}
 
 // Readiness is what a probe wants to know.
 type Readiness struct {

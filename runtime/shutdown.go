@@ -148,8 +148,8 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 	slices.Reverse(farewells)
 	errs = append(errs, report.call(ctx, farewells, Terminating)...)
 	report.Terminating = time.Since(began)
-	rt.sys.Publish(messages.Event{Kind: messages.NodeStopped, Source: rt.node, Data: map[string]any{
-		"in_flight": report.InFlight, "admitted": report.Admitted, "drained": report.Drained, "aborted": report.Aborted,
+	rt.sys.Publish(messages.Event{Kind: messages.NodeStopped, Source: rt.node, Data: messages.ShutdownCounts{
+		InFlight: report.InFlight, Admitted: report.Admitted, Drained: report.Drained, Aborted: report.Aborted,
 	}})
 	rt.control()
 	rt.running.Wait()

@@ -115,7 +115,7 @@ func encoded(v any) (b []byte, err error) {
 func (r *taskRun) cancel(res actors.Result[any]) {
 	res.Outcome, res.Err = messages.Canceled, errCanceled
 	t := &r.d.Task
-	r.rt.sys.Publish(messages.Event{Kind: messages.TaskCanceled, Pipeline: r.p.Name(), Source: t.Type, Reason: messages.ReasonCanceled, Data: map[string]any{"task_id": t.ID}})
+	r.rt.sys.Publish(messages.Event{Kind: messages.TaskCanceled, Pipeline: r.p.Name(), Source: t.Type, Reason: messages.ReasonCanceled, Data: messages.TaskRef{TaskID: t.ID}})
 	r.store(r.result(&res, messages.ReasonCanceled), nil)
 }
 
@@ -189,8 +189,8 @@ func (r *taskRun) ended(res actors.Result[any], cause error) {
 	default:
 		if after, ok := messages.RetryLater(res.Err); ok && res.Outcome == messages.Failure {
 			after = min(after, r.cfg.AckWait)
-			r.rt.sys.Publish(messages.Event{Kind: messages.TaskDeferred, Pipeline: r.p.Name(), Source: r.cfg.Type, Reason: fmt.Sprintf("%.200v", res.Err), Data: map[string]any{
-				"task_id": r.d.Task.ID, "delay_ms": after.Milliseconds(), "delivery": r.d.Task.Delivery,
+			r.rt.sys.Publish(messages.Event{Kind: messages.TaskDeferred, Pipeline: r.p.Name(), Source: r.cfg.Type, Reason: fmt.Sprintf("%.200v", res.Err), Data: messages.TaskDelay{
+				TaskID: r.d.Task.ID, Delay: after.Milliseconds(), Delivery: r.d.Task.Delivery,
 			}})
 			r.giveBack(after)
 			return
@@ -324,7 +324,7 @@ func (r *taskRun) keep(ctx context.Context, letter *messages.DeadLetter) bool {
 	r.letters.Add(1)
 	r.rt.sys.Publish(messages.Event{
 		Kind: messages.DeadLetterStored, Pipeline: letter.Pipeline, Source: sinks.DeadLettersName, Reason: letter.Reason,
-		Data: map[string]any{"id": letter.ID, "task_type": letter.Type, "error_type": letter.ErrorType},
+		Data: messages.DeadLetterRef{ID: letter.ID, TaskType: letter.Type, ErrorType: letter.ErrorType},
 	})
 	r.p.Offer(letter, sinks.DeadLettersName)
 	return true

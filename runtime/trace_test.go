@@ -64,7 +64,9 @@ func tree(spans []trace.ReadOnlySpan) string {
 	draw = func(id api.SpanID) string {
 		var all []string
 		kids := under[id]
-		sort.SliceStable(kids, func(i, j int) bool { return spanAttr(kids[i], "forseti.attempt") < spanAttr(kids[j], "forseti.attempt") })
+		sort.SliceStable(kids, func(i, j int) bool {
+			return spanAttr(kids[i], "forseti.attempt") < spanAttr(kids[j], "forseti.attempt")
+		})
 		for _, s := range kids {
 			text := s.Name()
 			if n := spanAttr(s, "forseti.attempt"); n != "" {

@@ -147,7 +147,7 @@ func OpenSpool(cfg SpoolConfig) (*Spool, error) {
 		return nil, fmt.Errorf("spool %s: %w", cfg.Dir, err)
 	}
 	if s.stats.Corrupt > 0 || s.stats.Torn > 0 {
-		s.tell(messages.SpoolDamaged, "damage found while opening", map[string]any{"records": s.stats.Corrupt, "torn_bytes": s.stats.Torn})
+		s.tell(messages.SpoolDamaged, "damage found while opening", messages.SpoolDamage{Records: s.stats.Corrupt, Torn: int64(s.stats.Torn)})
 	}
 	return s, nil
 }
@@ -429,7 +429,7 @@ func (l spooled) load() (messages.DeadLetter, error) {
 	return letter, nil
 }
 
-func (s *Spool) tell(kind messages.Kind, why string, data map[string]any) {
+func (s *Spool) tell(kind messages.Kind, why string, data any) {
 	s.cfg.Report(messages.Event{Kind: kind, Source: SpoolName, Reason: why, Data: data})
 }
 

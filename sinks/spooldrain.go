@@ -75,7 +75,7 @@ func (s *Spool) pass(ctx context.Context, l spooled, to *guarded) error {
 		s.mu.Lock()
 		s.stats.Corrupt++
 		s.mu.Unlock()
-		s.tell(messages.SpoolDamaged, "a letter cannot be read any more", map[string]any{"records": uint64(1), "sequence": l.seq})
+		s.tell(messages.SpoolDamaged, "a letter cannot be read any more", messages.SpoolDamage{Records: 1, Sequence: l.seq})
 		return s.leave(l)
 	case err != nil:
 		return err
@@ -145,6 +145,6 @@ func (s *Spool) setAside(letter *messages.DeadLetter, by string, why error) erro
 	}
 	s.aside = append(s.aside, spooled{entry: placed[0]})
 	s.mu.Unlock()
-	s.tell(messages.DeadLetterRefused, messages.ErrorText(why), map[string]any{"id": id, "sink": by})
+	s.tell(messages.DeadLetterRefused, messages.ErrorText(why), messages.DeadLetterRef{ID: id, Sink: by})
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -214,10 +215,12 @@ func TestEvents(t *testing.T) {
 		ID: messages.NewID(), Kind: messages.BreakerOpened, At: time.Now(), Node: "n9", Pipeline: "payments", Source: "breaker",
 		Reason: "11 of 20 calls failed", Data: map[string]any{"bad": 11},
 	}
-	require.NoError(t, i.cl.PublishEvent(e))
+	require.NoError(t, i.cl.PublishEvent(t.Context(), e))
 	args := []string{"events", "--kind", "breaker.opened", "--pipeline", "payments", "--nats", i.nats}
 	require.Eventually(t, func() bool { return good(t, args...) != "" }, soon, tick)
-	golden(t, "events.ndjson", good(t, append(args, "-o", "json")...))
+	golden(t, "events.ndjson", regexp.MustCompile(`"stream_sequence":\d+`).ReplaceAllString(good(t, append(args, "-o", "ndjson", "--kind", "moon.rose")...), `"stream_sequence":1`))
+	require.Contains(t, good(t, "events", "--kind", "breaker.*", "--node", "n9", "--from-seq", "1", "--nats", i.nats), "breaker.opened")
+	require.Empty(t, good(t, "events", "--kind", "breaker.*", "--node", "n8", "--from-seq", "1", "--nats", i.nats))
 	require.Contains(t, good(t, args...), "11 of 20 calls failed")
 	require.Empty(t, good(t, "events", "--kind", "breaker.closed", "--since", "1h", "--nats", i.nats))
 }
@@ -231,9 +234,9 @@ func TestEventsAreFollowedUntilInterrupted(t *testing.T) {
 		ended <- execute(ctx, []string{"events", "-f", "--since", "1h", "--nats", i.nats, "-o", "json"}, strings.NewReader(""), &out, &out)
 	}()
 	seen := func(kind messages.Kind) bool { return strings.Contains(out.String(), string(kind)) }
-	require.NoError(t, i.cl.PublishEvent(messages.Event{Kind: messages.BreakerOpened}))
+	require.NoError(t, i.cl.PublishEvent(t.Context(), messages.Event{Kind: messages.BreakerOpened}))
 	require.Eventually(t, func() bool { return seen(messages.BreakerOpened) }, soon, tick)
-	require.NoError(t, i.cl.PublishEvent(messages.Event{Kind: messages.BreakerClosed}))
+	require.NoError(t, i.cl.PublishEvent(t.Context(), messages.Event{Kind: messages.BreakerClosed}))
 	require.Eventually(t, func() bool { return seen(messages.BreakerClosed) }, soon, tick)
 	interrupt()
 	require.Equal(t, exitOK, <-ended, out.String())

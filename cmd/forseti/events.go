@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/forseti-go/forseti/cluster"
 	"github.com/forseti-go/forseti/messages"
 )
 
@@ -21,38 +20,53 @@ const (
 
 func newEventsCommand() *cobra.Command {
 	var client clientFlags
-	var filter cluster.EventFilter
+	var filter messages.EventFilter
+	var kinds []string
+	var since time.Duration
 	var follow bool
 	cmd := &cobra.Command{
 		Use: "events", Short: "Show what happens: breakers, the kill switch, dead letters, nodes", Args: cobra.NoArgs,
 		Long: `Show what happened in the last ten minutes, or as long as --since says; with -f, what happens from now on, after what
---since asks for. With -o json each event is one line of JSON. Events are kept for a day.`,
+--since or --from-seq asks for. Kinds are as breaker.opened, or all of a subject: 'breaker.*'; one that this program does not
+know is shown, too. With -o ndjson, or json, each event is one line of JSON; the stream_sequence after the last one is
+the --from-seq to go on from. An event events.gap stands where some are missing. Events are kept for a day.`,
+		Example: "  forseti events -f --kind 'breaker.*,killswitch.*' --pipeline charge\n  forseti events --since 1h --node n1 -o ndjson",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if filter.Since < 0 {
-				return usageError("--since is %v: want 0 or more", filter.Since)
+			if since < 0 {
+				return usageError("--since is %v: want 0 or more", since)
 			}
-			for part := range strings.SplitSeq(string(filter.Kind), ".") {
-				if filter.Kind != "" && !messages.ValidToken(part) {
-					return tryTo(usageError("--kind is %q: want one as in the list of events", cell(string(filter.Kind), 64)), "forseti events --kind "+string(messages.BreakerOpened))
-				}
+			for _, k := range kinds {
+				filter.Kinds = append(filter.Kinds, messages.Kind(k))
 			}
-			if !follow && !cmd.Flags().Changed("since") {
-				filter.Since = defaultSince
+			if err := filter.Validate(); err != nil {
+				return tryTo(usageError("--kind is %q, or another filter is wrong: %w", kinds, err), "forseti events --kind "+string(messages.BreakerOpened))
+			}
+			if !follow && !cmd.Flags().Changed("since") && filter.From == 0 {
+				since = defaultSince
+			}
+			if since > 0 {
+				filter.Since = time.Now().Add(-since)
+			}
+			if client.format == "ndjson" {
+				client.format = "json"
 			}
 			return client.run(cmd, func(ctx context.Context, s *session) error { return s.events(ctx, filter, follow) })
 		},
 	}
 	client.bind(cmd.Flags())
 	flags := cmd.Flags()
+	flags.Lookup("output").Usage = "`format`: table, json or ndjson"
 	flags.BoolVarP(&follow, "follow", "f", false, "go on until interrupted")
-	flags.DurationVar(&filter.Since, "since", 0, "go back so far first")
-	flags.StringVar((*string)(&filter.Kind), "kind", "", "only of a `kind`: "+string(messages.BreakerOpened)+", "+string(messages.DeadLetterStored)+", ...")
-	flags.StringVar(&filter.Pipeline, "pipeline", "", "only of a pipeline, by `name`")
+	flags.DurationVar(&since, "since", 0, "go back so far first")
+	flags.Uint64Var(&filter.From, "from-seq", 0, "begin with that stream `sequence`")
+	flags.StringSliceVar(&kinds, "kind", nil, "only of these `kinds`: "+string(messages.BreakerOpened)+", 'breaker.*', ...")
+	flags.StringSliceVar(&filter.Pipelines, "pipeline", nil, "only of these pipelines, by `name`")
+	flags.StringSliceVar(&filter.Nodes, "node", nil, "only of these nodes, by `name`")
 	return cmd
 }
 
 // events prints events until ctx ends, or, without follow, until nothing stored is left.
-func (s *session) events(ctx context.Context, filter cluster.EventFilter, follow bool) error {
+func (s *session) events(ctx context.Context, filter messages.EventFilter, follow bool) error {
 	watch, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var quiet *time.Timer
@@ -91,8 +105,9 @@ func (s *session) event(e *messages.Event) error {
 		what = strings.TrimSuffix(e.Pipeline+"/"+e.Source, "/")
 	}
 	text := cell(e.Reason, 120)
-	for _, name := range []string{"id", "scope", "by", "count"} {
-		if v, ok := e.Data[name]; ok {
+	data := e.Fields()
+	for _, name := range []string{"id", "scope", "by", "count", "missing"} {
+		if v, ok := data[name]; ok {
 			text += fmt.Sprintf(" %s=%s", name, cell(fmt.Sprint(v), 60))
 		}
 	}

@@ -196,14 +196,15 @@ func (n *node) logEvent(e *messages.Event) {
 	case messages.DeadLetterLost, messages.ActorQuarantined:
 		level = slog.LevelError
 	}
-	attrs := make([]slog.Attr, 0, 4+len(e.Data))
+	data := e.Fields()
+	attrs := make([]slog.Attr, 0, 4+len(data))
 	for _, a := range [][2]string{{"pipeline", e.Pipeline}, {"source", e.Source}, {"reason", e.Reason}} {
 		if a[1] != "" {
 			attrs = append(attrs, slog.String(a[0], a[1]))
 		}
 	}
-	for _, k := range slices.Sorted(maps.Keys(e.Data)) {
-		attrs = append(attrs, slog.Any(k, e.Data[k]))
+	for _, k := range slices.Sorted(maps.Keys(data)) {
+		attrs = append(attrs, slog.Any(k, data[k]))
 	}
 	n.log.LogAttrs(context.Background(), level, string(e.Kind), attrs...)
 }

@@ -100,7 +100,7 @@ func (n *narrator) tell(e messages.Event) {
 	case messages.DeadLetterStored:
 		n.letters[e.Pipeline+" "+e.Reason]++
 	case messages.FallbackServed:
-		served := asInt(e.Data["count"])
+		served := countOf(&e)
 		if b := n.breakers[e.Pipeline]; b != nil && b.failed > 0 {
 			b.served += served // told with the breaker: a line a second would be too much
 			return
@@ -122,7 +122,8 @@ func (n *narrator) opened(e messages.Event) {
 	n.breakers[e.Pipeline] = &breakerStory{since: e.At}
 	n.lasting = e.At
 	n.mark(e.Pipeline, false)
-	failed, ok := asInt(e.Data["bad"]), asInt(e.Data["good"])
+	change, _ := messages.DataOf[messages.BreakerChange](e)
+	failed, ok := int(change.Bad), int(change.Good) //nolint:gosec // calls of a short window
 	n.con.sayAt(e.At, bad, "breaker OPEN %s (%s of %s failed in %v): no calls for %v, tasks wait",
 		e.Pipeline, number(failed), count(failed+ok, "call"), window, openFor)
 }
@@ -220,15 +221,8 @@ func because(reason string) string {
 	return clip(printable(reason), 60)
 }
 
-// asInt reads a number of an event's data.
-func asInt(v any) int {
-	switch v := v.(type) {
-	case int:
-		return v
-	case int64:
-		return int(v)
-	case uint64:
-		return int(v)
-	}
-	return 0
+// countOf is how many an event stands for.
+func countOf(e *messages.Event) int {
+	c, _ := messages.DataOf[messages.EventCount](*e)
+	return int(c.Count)
 }

@@ -14,10 +14,10 @@ import (
 func TestStoryOfABreaker(t *testing.T) {
 	con, out := testConsole()
 	n := newNarrator(con, nil, func() int { return 1204 })
-	event := func(kind messages.Kind, after time.Duration, data map[string]any) {
+	event := func(kind messages.Kind, after time.Duration, data any) {
 		n.tell(messages.Event{Kind: kind, Pipeline: charge, At: con.start.Add(after), Data: data})
 	}
-	event(messages.BreakerOpened, 12300*time.Millisecond, map[string]any{"good": uint64(23), "bad": uint64(38)})
+	event(messages.BreakerOpened, 12300*time.Millisecond, messages.BreakerChange{Good: 23, Bad: 38})
 	require.Equal(t, []string{charge}, n.open())
 	for i := range 9 {
 		event(messages.BreakerHalfOpened, time.Duration(13+i)*time.Second, nil)
@@ -49,7 +49,7 @@ func TestStoryInNumbers(t *testing.T) {
 	require.Equal(t, 1, strings.Count(out.String(), "dead letters"))
 
 	reason := "rejected by breaker: open, retry after 999.70024ms\x1b[31m"
-	n.tell(messages.Event{Kind: messages.FallbackServed, Pipeline: quote, At: time.Now(), Reason: reason, Data: map[string]any{"count": int64(41)}})
+	n.tell(messages.Event{Kind: messages.FallbackServed, Pipeline: quote, At: time.Now(), Reason: reason, Data: messages.EventCount{Count: 41}})
 	require.Contains(t, out.String(), "fallback served 41 quotes (the last one because: rejected by breaker: open)\n")
 	require.NotContains(t, out.String(), "\x1b")
 }
