@@ -77,7 +77,8 @@ type call struct {
 	deadline      int64 // the nearest of our limits; 0: none
 	ran           uint64
 	observed      uint64 // layers that only observe
-	would         uint64 // those of them that would have acted
+	would         uint64 // those of them, and of the guards, that would have acted
+	observeGuards bool   // all guards of this call only look on
 	attempts      int32
 	failedAt      int64        // the first failure
 	primary       error        // what a fallback answered
@@ -423,7 +424,7 @@ func (c *call) reset() {
 		c.meta = messages.Context{}
 	}
 	c.taskType, c.letter = "", ""
-	c.verdict, c.bare, c.task, c.withMeta, c.barred = succeeded, false, false, false, false
+	c.verdict, c.bare, c.task, c.withMeta, c.barred, c.observeGuards = succeeded, false, false, false, false, false
 	c.start, c.deadline, c.ran, c.would, c.attempts, c.failedAt = 0, 0, 0, 0, 0, 0
 	c.primary, c.preset, c.outer, c.deposited, c.race, c.behind = nil, nil, nil, nil, nil, succeeded
 	c.async.on = false

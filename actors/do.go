@@ -209,12 +209,12 @@ func (r Result[T]) Policies() []string {
 	return r.p.names(r.ran)
 }
 
-// Observed lists the layers that only observe and would have acted, outermost first.
+// Observed lists the guards, and then the layers, outermost first, that only observe and would have acted.
 func (r Result[T]) Observed() []string {
 	if r.p == nil {
 		return nil
 	}
-	return r.p.names(r.would)
+	return r.p.observers(r.would)
 }
 
 // Success reports whether there is a value: from the function or from a fallback.

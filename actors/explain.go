@@ -11,7 +11,7 @@ import (
 // Explanation says what a pipeline is made of, and what is wrong with that. It is plain data, fit for JSON; String draws it.
 type Explanation struct {
 	Pipeline string      `json:"pipeline"`
-	Guards   []string    `json:"guards,omitempty"` // in the order they are asked
+	Guards   []string    `json:"guards,omitempty"` // in the order they are asked, with what they do when they are broken
 	Layers   []Explained `json:"layers,omitempty"` // outermost first
 	Hooks    []string    `json:"hooks,omitempty"`
 	Sinks    []string    `json:"sinks,omitempty"`
@@ -38,7 +38,7 @@ func Explain(name string, spec Spec) Explanation {
 	trial, err := spec.try(name)
 	e := Explanation{Pipeline: name, Intake: int(trial.intake.size), Errors: problems(err)}
 	e.beside(trial)
-	stack := named(spec.Layers)
+	stack := named(trial, spec.Layers)
 	for _, l := range stack {
 		e.add(l, spec.Observe)
 	}
@@ -76,7 +76,7 @@ func (e *Explanation) beside(p *Pipeline) {
 		case *killGate:
 			e.Guards = append(e.Guards, killGuard{}.Name())
 		case *guardGate:
-			e.Guards = append(e.Guards, g.guard.Name())
+			e.Guards = append(e.Guards, g.drawn())
 		default:
 			e.Guards = append(e.Guards, strings.TrimPrefix(fmt.Sprintf("%T", g), "*"))
 		}
@@ -103,13 +103,13 @@ type configured struct {
 }
 
 // named gives layers the names they have in a pipeline, and their defaults.
-func named(layers []policy.Config) (stack []configured) {
+func named(p *Pipeline, layers []policy.Config) (stack []configured) {
 	seen := map[string]int{}
 	for _, cfg := range layers {
 		if cfg == nil {
 			continue
 		}
-		if full, _ := complete(cfg); full != nil {
+		if full, _ := complete(p.budgeted(cfg)); full != nil {
 			cfg = full
 		}
 		if kind, ok := kindOf(cfg); ok {

@@ -74,6 +74,8 @@ type Pipeline struct {
 	observing        atomic.Uint64 // the bits of layers that only observe
 	abandoned        atomic.Int64
 	fallbacks        sampled
+	retryGuards      int    // among the guards and their checks
+	retriesFrom      string // the budget of a RetryBudget guard; "" without one
 }
 
 // Pipeline builds a pipeline and starts its actors. The name must be a token that no other pipeline has. All that
@@ -156,6 +158,8 @@ func (p *Pipeline) build(spec Spec) error {
 	want(messages.ValidToken(p.name), "name", p.name, "1 to 64 of a-z, 0-9, _ and -")
 	want(len(spec.Layers) <= maxLayers, "layers", len(spec.Layers), "at most 16")
 	want(spec.Intake > 0, "intake", spec.Intake, "1 or more")
+	want(len(spec.Guards) <= maxGuards, "guards", len(spec.Guards), "at most 32")
+	guardNames := map[string]int{}
 	for i, g := range spec.Guards {
 		switch g := g.(type) {
 		case nil:
@@ -163,13 +167,13 @@ func (p *Pipeline) build(spec Spec) error {
 		case killGuard:
 			p.kill = &killGate{p.sys.kill, p}
 			p.guards = append(p.guards, p.kill)
-		case actorGuard:
-			want(g.make != nil, fmt.Sprintf("guards[%d]", i), nil, "a guard with a function that makes its actor")
-			v := newOpinion(p.sys, fmt.Sprintf("guard-%d", i), g.make)
-			p.guests = append(p.guests, &v.guest)
-			p.guards = append(p.guards, &guardGate{p.sys, liveGuard{g.name, v}})
 		default:
-			p.guards = append(p.guards, &guardGate{p.sys, g})
+			gate, err := p.seat(g, fmt.Sprintf("guards[%d]", i), guardNames)
+			if err != nil {
+				errs = append(errs, err)
+			}
+			gate.bit = 1 << (maxLayers + 1 + i%maxGuards)
+			p.guards = append(p.guards, gate)
 		}
 	}
 	if p.kill == nil && !spec.Unstoppable {
@@ -182,7 +186,7 @@ func (p *Pipeline) build(spec Spec) error {
 			want(false, fmt.Sprintf("layers[%d]", i), nil, "settings of a policy")
 			continue
 		}
-		cfg, err := complete(cfg)
+		cfg, err := complete(p.budgeted(cfg))
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -290,12 +294,22 @@ func (p *Pipeline) borrow() error {
 			errs = append(errs, b.borrow())
 		}
 	}
+	for _, g := range p.guards {
+		if b, ok := g.(borrower); ok {
+			errs = append(errs, b.borrow())
+		}
+	}
 	return errors.Join(errs...)
 }
 
 func (p *Pipeline) giveBack() {
 	for _, l := range p.stack {
 		if b, ok := l.(borrower); ok {
+			b.giveBack()
+		}
+	}
+	for _, g := range p.guards {
+		if b, ok := g.(borrower); ok {
 			b.giveBack()
 		}
 	}
@@ -341,6 +355,16 @@ func (p *Pipeline) names(ran uint64) (names []string) {
 		}
 	}
 	return names
+}
+
+// observers lists the guards, and then the layers, whose bits are set in would.
+func (p *Pipeline) observers(would uint64) (names []string) {
+	for _, g := range p.guards {
+		if g, ok := g.(*guardGate); ok && would&g.bit != 0 {
+			names = append(names, g.name)
+		}
+	}
+	return append(names, p.names(would)...)
 }
 
 // mismatch reports a fallback that makes another type than the calls return.

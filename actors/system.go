@@ -42,7 +42,8 @@ type System struct {
 	failures outbox // of actors
 	restarts RestartPolicy
 
-	guardErrors atomic.Uint64 // guards that panicked and were passed over
+	guardErrors atomic.Uint64 // calls on which a guard was broken
+	gauges      atomic.Uint64 // backpressure guards that were started
 
 	mu        sync.Mutex
 	pipelines map[string]*Pipeline
@@ -119,7 +120,7 @@ func (s *System) ActorSystem() *actor.ActorSystem { return s.actors }
 // Events is the bus on which everything that happens is told.
 func (s *System) Events() *Bus { return &s.bus }
 
-// GuardErrors is how many guards panicked; each was passed over, as if it had allowed.
+// GuardErrors is on how many calls a guard was broken, in all pipelines: see Guard, and Pipeline.Guards for each.
 func (s *System) GuardErrors() uint64 { return s.guardErrors.Load() }
 
 func (s *System) publish(e messages.Event) {
