@@ -234,6 +234,10 @@ func (g *PressureGuard) start(sys *System) error {
 	}
 	g.meter = m
 	g.host.Store(h)
+	if m != nil {
+		m.there.Store(true)
+		m.kick()
+	}
 	if told := g.told.Load(); told != 0 {
 		h.Tell(policy.PressureFact{Value: math.Float64frombits(told - 1), Now: policy.Instant(sys.now())})
 	}
@@ -256,10 +260,11 @@ type pressureMeter struct {
 	guard *PressureGuard
 	host  *pressureHost
 	timer *time.Timer
+	there atomic.Bool // its address is known: the timer needs it
 }
 
 func (m *pressureMeter) read() {
-	if m.gone.Load() {
+	if !m.there.Load() || m.gone.Load() {
 		return
 	}
 	if m.timer == nil {
