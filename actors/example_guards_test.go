@@ -11,7 +11,7 @@ import (
 
 // One pressure for all that fills a queue: calls of lower tiers are refused first.
 func ExampleBackpressure() {
-	sys := newSystem()
+	sys := system()
 	defer sys.Close(context.Background())
 	queue := actors.Backpressure(actors.BackpressureConfig{Reported: true, Marks: policy.Pressure{Limit: 1000}})
 	p := pipeline(sys, "mail", actors.Spec{Guards: []actors.Guard{queue}})
