@@ -1,6 +1,8 @@
 package actors
 
 import (
+	"errors"
+	"fmt"
 	"log/slog"
 	"sync/atomic"
 	"time"
@@ -53,8 +55,8 @@ func (o *opinion) refusal() *messages.GuardResult {
 // the first was published, calls pass; one that is published inside make is in force before the first call.
 //
 // make is called once for each pipeline that has the guard, and again after a panic: the actor is restarted after a
-// backoff, with its verdict in force. One that panics too often, or stops, is gone, and calls pass. publish may be called
-// from anywhere.
+// backoff, with its verdict in force. One that panics too often, or stops, is gone: the guard is broken, and calls pass, or
+// with FailClosed are refused, as they are then before the first verdict. publish may be called from anywhere.
 func ActorGuard(name string, make func(publish func(messages.GuardResult)) actor.Actor) Guard {
 	return actorGuard{name, make}
 }
@@ -68,19 +70,40 @@ type actorGuard struct {
 func (g actorGuard) Name() string                               { return g.name }
 func (actorGuard) Check(*messages.Context) messages.GuardResult { return messages.Allow() }
 
-// liveGuard is the guard of one pipeline.
-type liveGuard struct {
-	name string
-	*opinion
+func (g actorGuard) reside(at *guardGate) (asker, error) {
+	if g.make == nil {
+		return nil, &messages.FieldError{Field: at.field, Value: nil, Allowed: "a guard with a function that makes its actor"}
+	}
+	p := at.pipe
+	o := newOpinion(p.sys, fmt.Sprintf("guard-%d", len(p.guests)), g.make)
+	p.guests = append(p.guests, &o.guest)
+	return &actorVerdict{o, at}, nil
 }
 
-func (g liveGuard) Name() string { return g.name }
+// actorVerdict is an ActorGuard of one pipeline.
+type actorVerdict struct {
+	*opinion
+	gate *guardGate
+}
 
-func (g liveGuard) Check(*messages.Context) messages.GuardResult {
-	if r := g.refusal(); r != nil {
-		return *r
+var (
+	errActorGone = errors.New("its actor is gone")
+	errNoVerdict = errors.New("it has published no verdict yet")
+)
+
+func (v *actorVerdict) ask(*call) (*messages.RejectedError, error) {
+	r := v.last.Load()
+	switch {
+	case r != nil && r.Allowed:
+		return nil, nil
+	case r != nil:
+		return refusalOf(r), nil
+	case v.gone.Load():
+		return nil, errActorGone
+	case v.gate.closed:
+		return nil, errNoVerdict
 	}
-	return messages.Allow()
+	return nil, nil
 }
 
 // ActorPolicy makes a layer of an actor of one's own. It publishes its verdict as an ActorGuard does, and is told how each

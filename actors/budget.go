@@ -21,8 +21,9 @@ import (
 // What a restart of the actor does: settings and the retries of the window are kept, the calls are forgotten. A budget
 // whose actor is gone for good does not move on: from then on it allows the ratio of all calls, and the floor once.
 type retryBudget struct {
-	sys   *System
-	first policy.RetryBudget
+	sys      *System
+	first    policy.RetryBudget // what it began with
+	declared policy.RetryBudget // what its name stands for now; under the lock of all
 	// revive makes the core; tests put one here that fails.
 	revive func(policy.RetryBudget, *policy.RetryBudgetSnapshot, policy.RetryBudgetFact) retryBudgetCore
 	host   *Host[policy.RetryBudgetFact, policy.RetryBudgetSnapshot]
@@ -62,11 +63,11 @@ func (s *System) budget(cfg policy.RetryBudget) (*retryBudget, error) {
 	all.mu.Lock()
 	defer all.mu.Unlock()
 	if b := all.named[cfg.Name]; b != nil {
-		if (cfg == policy.RetryBudget{Name: cfg.Name}) || cfg.WithDefaults() == b.first {
+		if (cfg == policy.RetryBudget{Name: cfg.Name}) || cfg.WithDefaults() == b.declared {
 			return b, nil
 		}
 		return nil, &messages.FieldError{
-			Field: "retry budget " + cfg.Name, Value: limits(cfg.Declared()), Allowed: "what it was declared with, " + limits(b.first) + ", or its name alone",
+			Field: "retry budget " + cfg.Name, Value: limits(cfg.Declared()), Allowed: "what it was declared with, " + limits(b.declared) + ", or its name alone",
 		}
 	}
 	b := newRetryBudget(s, cfg.Declared())
@@ -92,7 +93,7 @@ func limits(b policy.RetryBudget) string {
 }
 
 func newRetryBudget(s *System, cfg policy.RetryBudget) *retryBudget {
-	return &retryBudget{sys: s, first: cfg, revive: func(cfg policy.RetryBudget, last *policy.RetryBudgetSnapshot, f policy.RetryBudgetFact) retryBudgetCore {
+	return &retryBudget{sys: s, first: cfg, declared: cfg, revive: func(cfg policy.RetryBudget, last *policy.RetryBudgetSnapshot, f policy.RetryBudgetFact) retryBudgetCore {
 		return policy.NewRetryBudget(cfg, last, f)
 	}}
 }

@@ -79,7 +79,8 @@ type call struct {
 	deadline      int64 // the nearest of our limits; 0: none
 	ran           uint64
 	observed      uint64 // layers that only observe
-	would         uint64 // those of them that would have acted
+	would         uint64 // those of them, and of the guards, that would have acted
+	observeGuards bool   // all guards of this call only look on
 	attempts      int32
 	logged        int32        // entries of the log, with those for which it has no room
 	latest        int32        // the entry of the latest attempt
@@ -218,8 +219,8 @@ func (c *call) enter() error {
 		return err
 	}
 	if c.ran&bypassedBit == 0 {
-		for i, g := range p.guards {
-			if err := g.admit(c); err != nil && !c.letBy(i) {
+		for _, g := range p.guards {
+			if err := g.admit(c); err != nil {
 				return err
 			}
 		}
@@ -492,7 +493,7 @@ func (c *call) reset() {
 		c.meta = messages.Context{}
 	}
 	c.taskType, c.letter = "", ""
-	c.verdict, c.bare, c.task, c.withMeta, c.barred = succeeded, false, false, false, false
+	c.verdict, c.bare, c.task, c.withMeta, c.barred, c.observeGuards = succeeded, false, false, false, false, false
 	c.start, c.deadline, c.ran, c.would, c.failedAt = 0, 0, 0, 0, 0
 	c.attempts, c.logged, c.latest = 0, 0, 0
 	c.primary, c.preset, c.outer, c.deposited, c.race, c.behind = nil, nil, nil, nil, nil, succeeded

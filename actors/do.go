@@ -211,12 +211,12 @@ func (r Result[T]) Policies() []string {
 	return r.p.names(r.ran)
 }
 
-// Observed lists the guards, up to 40 of them, and the layers that only observed and would have acted, outermost first.
+// Observed lists the guards, and then the layers, outermost first, that only observe and would have acted.
 func (r Result[T]) Observed() []string {
 	if r.p == nil {
 		return nil
 	}
-	return append(r.p.guardNames(r.would), r.p.names(r.would)...)
+	return r.p.observers(r.would)
 }
 
 // KillMode says what the kill switch made of the call when it began: messages.KillBypass, and it ran bare;

@@ -11,7 +11,7 @@ import (
 // Explanation says what a pipeline is made of, and what is wrong with that. It is plain data, fit for JSON; String draws it.
 type Explanation struct {
 	Pipeline string      `json:"pipeline"`
-	Guards   []string    `json:"guards,omitempty"` // in the order they are asked
+	Guards   []string    `json:"guards,omitempty"` // in the order they are asked, with what they do when they are broken
 	Layers   []Explained `json:"layers,omitempty"` // outermost first
 	Hooks    []string    `json:"hooks,omitempty"`
 	Sinks    []string    `json:"sinks,omitempty"`
@@ -38,7 +38,7 @@ func Explain(name string, spec Spec) Explanation {
 	trial, err := spec.try(name)
 	e := Explanation{Pipeline: name, Intake: int(trial.intake.size), Errors: problems(err)}
 	e.beside(trial)
-	stack := named(spec.Layers)
+	stack := named(trial, spec.Layers)
 	for _, l := range stack {
 		e.add(l, spec.Observe)
 	}
@@ -69,29 +69,6 @@ func (p *Pipeline) Explain() Explanation {
 // stated is a layer that can say in a few words what it is doing; "" is nothing that is worth saying.
 type stated interface{ state(now int64) string }
 
-// beside notes what stands beside the layers.
-func (e *Explanation) beside(p *Pipeline) {
-	for _, g := range p.guards {
-		e.Guards = append(e.Guards, gateName(g))
-	}
-	for _, h := range p.hooks {
-		e.Hooks = append(e.Hooks, h.Name)
-	}
-	for _, s := range p.sinks {
-		e.Sinks = append(e.Sinks, s.sink.Name())
-	}
-}
-
-func gateName(g gate) string {
-	switch g := g.(type) {
-	case *killGate:
-		return killGuard{}.Name()
-	case *guardGate:
-		return g.guard.Name()
-	}
-	return strings.TrimPrefix(fmt.Sprintf("%T", g), "*")
-}
-
 func (e *Explanation) add(l configured, observed bool) {
 	kind := l.cfg.Kind()
 	e.Layers = append(e.Layers, Explained{
@@ -106,13 +83,13 @@ type configured struct {
 }
 
 // named gives layers the names they have in a pipeline, and their defaults.
-func named(layers []policy.Config) (stack []configured) {
+func named(p *Pipeline, layers []policy.Config) (stack []configured) {
 	seen := map[string]int{}
 	for _, cfg := range layers {
 		if cfg == nil {
 			continue
 		}
-		if full, _ := complete(cfg); full != nil {
+		if full, _ := complete(p.budgeted(cfg)); full != nil {
 			cfg = full
 		}
 		if kind, ok := kindOf(cfg); ok {
@@ -234,4 +211,24 @@ func wrap(b *strings.Builder, label, text, between string) {
 		at += n
 	}
 	b.WriteByte('\n')
+}
+
+// beside notes what stands beside the layers.
+func (e *Explanation) beside(p *Pipeline) {
+	for _, g := range p.guards {
+		switch g := g.(type) {
+		case *killGate:
+			e.Guards = append(e.Guards, killGuard{}.Name())
+		case *guardGate:
+			e.Guards = append(e.Guards, g.drawn())
+		default:
+			e.Guards = append(e.Guards, strings.TrimPrefix(fmt.Sprintf("%T", g), "*"))
+		}
+	}
+	for _, h := range p.hooks {
+		e.Hooks = append(e.Hooks, h.Name)
+	}
+	for _, s := range p.sinks {
+		e.Sinks = append(e.Sinks, s.sink.Name())
+	}
 }

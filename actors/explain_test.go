@@ -27,7 +27,7 @@ func TestExplanationOfASpecIsThatOfItsPipeline(t *testing.T) {
 		"bare":  {Unstoppable: true, Layers: []policy.Config{policy.Retry{}, policy.Retry{Attempts: 1}}},
 		"own": {
 			Layers: []policy.Config{policy.Func("own", func(ctx context.Context, _ policy.Call, next func(context.Context) error) error { return next(ctx) })},
-			Guards: []Guard{ActorGuard("sentry", quiet), liveGuard{"live", &opinion{}}},
+			Guards: []Guard{ActorGuard("sentry", quiet)},
 			Hooks:  []Hook{ActorHook("scribe", silent)},
 		},
 	} {

@@ -86,12 +86,6 @@ const (
 	lookedOnBit        // its protection looks on
 )
 
-// What a call's would says of guards: beyond the bits of layers and those above.
-const (
-	firstGuardBit uint64 = 1 << (maxLayers + 8)
-	maxGuardBits         = 40
-)
-
 // killMode is what the kill switch made of a call, by its ran: bypass, observe or nothing.
 func killMode(ran uint64) messages.KillMode {
 	switch {
@@ -115,6 +109,7 @@ func (c *call) consult() {
 			c.ran |= bypassedBit
 		case messages.KillObserve:
 			c.ran |= lookedOnBit
+			c.observeGuards = true
 		}
 	}
 }
@@ -155,33 +150,6 @@ func (g *killGate) admit(c *call) error {
 		e.RetryAfter = max(time.Until(st.Until), 0)
 	}
 	return e
-}
-
-// letBy reports whether the guard's refusal does not count, because the kill switch makes it only look on. Its own
-// refusals always count.
-func (c *call) letBy(i int) bool {
-	p := c.p
-	if _, own := p.guards[i].(*killGate); own || c.ran&lookedOnBit == 0 {
-		return false
-	}
-	c.verdict = succeeded
-	if i < maxGuardBits {
-		c.would |= firstGuardBit << i
-	}
-	if n, ok := p.guardActs[i].add(c.now); ok {
-		p.event(messages.Event{Kind: messages.PolicyObserved, Source: gateName(p.guards[i]), Reason: "would have refused", Data: messages.EventCount{Count: n}})
-	}
-	return true
-}
-
-// guardNames lists the guards whose bits are set in would, in the order they are asked.
-func (p *Pipeline) guardNames(would uint64) (names []string) {
-	for i, g := range p.guards {
-		if i < maxGuardBits && would&(firstGuardBit<<i) != 0 {
-			names = append(names, gateName(g))
-		}
-	}
-	return names
 }
 
 // killMode is the mode of the order about all tasks of a type; empty when there is none.

@@ -32,7 +32,7 @@ func (l like) Validate() error             { return nil }
 func kind(name string) policy.Config { return like{kind: name, Idempotent: true} }
 
 func codes(layers ...policy.Config) (list []string) {
-	for _, w := range lint(named(layers), 256) {
+	for _, w := range lint(named(&Pipeline{}, layers), 256) {
 		list = append(list, w.Code)
 	}
 	return list

@@ -39,7 +39,7 @@ func (p *Pipeline) recheck() {
 //   - throttle: its counts; under another Window they begin to age anew.
 //   - retry, hedge: the balance of a budget of their own; under another Window its retries, and not its calls. Another budget,
 //     by a name or in place of one with a name, is that budget's own balance, and a new one begins empty. A call takes its
-//     retries from the budget that counted it.
+//     retries from the budget that counted it. Without a budget of their own they draw on that of the pipeline's RetryBudget guard.
 //   - hedge: the latencies it saw, unless the Window is another; the delay it learnt, unless the Quantile is.
 //   - timeout, attempt_timeout: nothing; a call that runs, or was submitted, keeps its limit.
 //   - cache: the values; the new TTL and StaleFor judge them, and what is above a lower Max goes at once. A new Key must not
@@ -61,7 +61,7 @@ func (p *Pipeline) Configure(name string, cfg policy.Config) error {
 	if p.closed.Load() {
 		return fmt.Errorf("pipeline %q: %w", p.name, messages.ErrStopped)
 	}
-	full, err := complete(cfg)
+	full, err := complete(p.budgeted(cfg))
 	i := slices.IndexFunc(p.stack, func(l layer) bool { return l.base().name == name })
 	if i < 0 {
 		if err != nil {

@@ -2,7 +2,6 @@ package actors
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -79,9 +78,16 @@ func (p *Pipeline) parts(failed map[string]trouble) []Part {
 		}
 		parts = append(parts, part)
 	}
-	for i, g := range p.guards {
+	for _, g := range p.guards {
 		if g, ok := g.(*guardGate); ok {
-			add(GuardPart, g.guard.Name(), fmt.Sprintf("guard-%d", i), g.guard)
+			actor, of := "", any(nil)
+			switch asked := g.asked.(type) {
+			case ownGuard:
+				of = asked.guard
+			case *actorVerdict:
+				actor = asked.opinion.guest.name
+			}
+			add(GuardPart, g.name, actor, of)
 		}
 	}
 	for _, l := range p.stack {

@@ -88,7 +88,8 @@ type Pipeline struct {
 	fallbacks        sampled
 	number           uint64     // in the order of their start, under the system's lock; 0 before that
 	meter            *callMeter // nil only in a benchmark of what it costs
-	guardActs        []sampled  // what each guard would have done in calls that it only looked on at
+	retryGuards      int        // among the guards and their checks
+	retriesFrom      string     // the budget of a RetryBudget guard; "" without one
 }
 
 // Pipeline builds a pipeline and starts its actors. The name must be a token that no other pipeline has. All that
@@ -180,6 +181,8 @@ func (p *Pipeline) build(spec Spec) error {
 		errs = append(errs, err)
 	}
 	p.redaction, p.ownRedaction = p.sys.redaction.With(own), own.Keyed(p.sys.redaction)
+	want(len(spec.Guards) <= maxGuards, "guards", len(spec.Guards), "at most 32")
+	guardNames := map[string]int{}
 	for i, g := range spec.Guards {
 		switch g := g.(type) {
 		case nil:
@@ -187,27 +190,26 @@ func (p *Pipeline) build(spec Spec) error {
 		case killGuard:
 			p.kill = &killGate{p.sys.kill, p}
 			p.guards = append(p.guards, p.kill)
-		case actorGuard:
-			want(g.make != nil, fmt.Sprintf("guards[%d]", i), nil, "a guard with a function that makes its actor")
-			v := newOpinion(p.sys, fmt.Sprintf("guard-%d", i), g.make)
-			p.guests = append(p.guests, &v.guest)
-			p.guards = append(p.guards, &guardGate{p.sys, liveGuard{g.name, v}})
 		default:
-			p.guards = append(p.guards, &guardGate{p.sys, g})
+			gate, err := p.seat(g, fmt.Sprintf("guards[%d]", i), guardNames)
+			if err != nil {
+				errs = append(errs, err)
+			}
+			gate.bit = 1 << (maxLayers + 1 + i%maxGuards)
+			p.guards = append(p.guards, gate)
 		}
 	}
 	if p.kill == nil && !spec.Unstoppable {
 		p.kill = &killGate{p.sys.kill, p}
 		p.guards = slices.Insert(p.guards, 0, gate(p.kill))
 	}
-	p.guardActs = make([]sampled, len(p.guards))
 	seen := map[string]int{}
 	for i, cfg := range spec.Layers {
 		if cfg == nil {
 			want(false, fmt.Sprintf("layers[%d]", i), nil, "settings of a policy")
 			continue
 		}
-		cfg, err := complete(cfg)
+		cfg, err := complete(p.budgeted(cfg))
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -316,12 +318,22 @@ func (p *Pipeline) borrow() error {
 			errs = append(errs, b.borrow())
 		}
 	}
+	for _, g := range p.guards {
+		if b, ok := g.(borrower); ok {
+			errs = append(errs, b.borrow())
+		}
+	}
 	return errors.Join(errs...)
 }
 
 func (p *Pipeline) giveBack() {
 	for _, l := range p.stack {
 		if b, ok := l.(borrower); ok {
+			b.giveBack()
+		}
+	}
+	for _, g := range p.guards {
+		if b, ok := g.(borrower); ok {
 			b.giveBack()
 		}
 	}
@@ -367,6 +379,16 @@ func (p *Pipeline) names(ran uint64) (names []string) {
 		}
 	}
 	return names
+}
+
+// observers lists the guards, and then the layers, whose bits are set in would.
+func (p *Pipeline) observers(would uint64) (names []string) {
+	for _, g := range p.guards {
+		if g, ok := g.(*guardGate); ok && would&g.bit != 0 {
+			names = append(names, g.name)
+		}
+	}
+	return append(names, p.names(would)...)
 }
 
 // mismatch reports a fallback that makes another type than the calls return.

@@ -53,7 +53,8 @@ type System struct {
 
 	redaction   *messages.Redaction
 	captures    atomic.Int64  // pieces of user code that make JSON for dead letters
-	guardErrors atomic.Uint64 // guards that panicked and were passed over
+	guardErrors atomic.Uint64 // calls on which a guard was broken
+	gauges      atomic.Uint64 // backpressure guards that were started
 
 	mu        sync.Mutex
 	pipelines map[string]*Pipeline
@@ -138,7 +139,7 @@ func (s *System) ActorSystem() *actor.ActorSystem { return s.actors }
 // Events is the bus on which everything that happens is told.
 func (s *System) Events() *Bus { return &s.bus }
 
-// GuardErrors is how many guards panicked; each was passed over, as if it had allowed.
+// GuardErrors is on how many calls a guard was broken, in all pipelines: see Guard, and Pipeline.Guards for each.
 func (s *System) GuardErrors() uint64 { return s.guardErrors.Load() }
 
 func (s *System) publish(e messages.Event) {

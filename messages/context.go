@@ -43,12 +43,16 @@ type Context struct {
 	// Once says that the call must not be made twice: a Retry makes one attempt of it, a Hedge starts no copy. It is for
 	// the process that makes the call, and is not carried on the wire.
 	Once bool
+	// Retry says that the call is itself a retry, of somebody further up: actors.RetryBudget takes it from its budget at the
+	// door. Whoever takes the call in says so, by what its protocol tells (gRPC: grpc-previous-rpc-attempts). It is for the
+	// process that makes the call, and is not carried on the wire.
+	Retry bool
 	// Extra holds open-ended attributes; see RequestData and its neighbours for the conventional keys.
 	Extra map[string]any
 }
 
 // With returns a copy of c in which every non-empty field of updates replaces the one of c; Extra is
-// merged key by key. What either says must happen once, must. Neither c nor updates shares a map with the copy.
+// merged key by key. What either says must happen once, must, and what either calls a retry is one. Neither c nor updates shares a map with the copy.
 func (c Context) With(updates Context) Context {
 	set := func(to *string, from string) {
 		if from != "" {
@@ -66,6 +70,7 @@ func (c Context) With(updates Context) Context {
 	set(&c.TraceID, updates.TraceID)
 	set(&c.IdempotencyKey, updates.IdempotencyKey)
 	c.Once = c.Once || updates.Once
+	c.Retry = c.Retry || updates.Retry
 	if len(c.Extra)+len(updates.Extra) > 0 {
 		extra := make(map[string]any, len(c.Extra)+len(updates.Extra))
 		for k, v := range c.Extra {

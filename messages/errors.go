@@ -41,7 +41,8 @@ type RejectedError struct {
 	Key string
 	// Reason says why. Ours are: open, ramping, forced_open (Breaker); full, wait_too_long (Bulkhead, Adaptive); limited,
 	// queue_full, wait_too_long (RateLimit); throttled; the call's tier (Shed); in_progress, store, store_full
-	// (Idempotency); abandoned (Timeout); full, stopped (the intake); no_answer (a Detour). The kill switch gives the
+	// (Idempotency); abandoned (Timeout); full, stopped (the intake); no_answer (a Detour); exhausted (a
+	// RetryBudget guard); the call's tier (a Backpressure guard); guard_failed (a guard that is broken). The kill switch gives the
 	// operator's text, and guards and policies of the user's what they like.
 	Reason string
 	// RetryAfter is how long the refusal is expected to last; 0 means unknown.

@@ -28,7 +28,9 @@ const (
 	SpoolDamaged       Kind = "spool.damaged"      // something was lost on the disk; the data count it
 	FallbackServed     Kind = "fallback.served"    // sampled: at most one a second and pipeline, with a count
 	RetrySuppressed    Kind = "retry.suppressed"   // sampled, with a count: the retry budget is exhausted
-	PolicyObserved     Kind = "policy.observed"    // sampled, with a count: what a layer that only observes would have done
+	PolicyObserved     Kind = "policy.observed"    // sampled, with a count: what a layer or guard that only observes would have done
+	GuardFailed        Kind = "guard.failed"       // sampled, with a count: a guard is broken; the data say what becomes of calls
+	PressureChanged    Kind = "pressure.changed"   // the tiers that a backpressure guard refuses are others
 	LimitChanged       Kind = "limit.changed"      // sampled: an adaptive limit moved
 	KeyedOverflow      Kind = "keyed.overflow"     // sampled, with a count: calls of keys for which a layer has no place
 	IdempotencyLost    Kind = "idempotency.lost"   // sampled, with a count: a result was not kept under its key, or a call ran without a claim

@@ -113,6 +113,28 @@ type SettingsChange struct {
 	Observe *bool `json:"observe,omitempty"` // whether the layer only looks on now; nil: other settings were changed
 }
 
+// GuardFailure is the data of a guard that is broken.
+type GuardFailure struct {
+	Count       int64 `json:"count"`        // calls, since the last event
+	FailsClosed bool  `json:"fails_closed"` // they were refused; otherwise they passed
+}
+
+// PressureState is the data of a backpressure guard that refuses other tiers than before.
+type PressureState struct {
+	Value   float64  `json:"value"`   // of what it measures
+	Refused []string `json:"refused"` // the tiers
+}
+
+// BudgetChange is the data of a series of an error budget that is at another level.
+type BudgetChange struct {
+	Series    string  `json:"series"`         // "all", or the tier, region and domain it is kept for
+	From      string  `json:"from,omitempty"` // the levels, as "burn_14.4"
+	To        string  `json:"to,omitempty"`
+	Burn      float64 `json:"burn,omitempty"`   // over the long window of the rule that fired, in multiples of what the objective allows
+	Window    string  `json:"window,omitempty"` // that window, as "1h0m0s"
+	Remaining float64 `json:"remaining"`        // a share of the budget; less than 0 when it is overdrawn
+}
+
 // ShutdownCounts is the data of a node that has ended: InFlight + Admitted = Drained + Aborted.
 type ShutdownCounts struct {
 	InFlight int `json:"in_flight"` // calls under way when it began to drain

@@ -53,6 +53,8 @@ var eventKinds = []KindInfo{
 	with[EventCount](FallbackServed, 1, "Fallbacks answered; one a second and pipeline at most, the reason is the last one's."),
 	with[RetriesSuppressed](RetrySuppressed, 1, "Retries were not made: their budget is spent."),
 	with[EventCount](PolicyObserved, 1, "What a layer that only observes would have done."),
+	with[GuardFailure](GuardFailed, 1, "A guard, the source, is broken; one a second at most, the reason is the last one's."),
+	with[PressureState](PressureChanged, 1, "A backpressure guard refuses other tiers than before."),
 	with[LimitMove](LimitChanged, 1, "An adaptive limit moved; one a second at most, with where it came to."),
 	with[KeysOverflow](KeyedOverflow, 1, "Calls had keys for which a layer has no place."),
 	with[EventCount](IdempotencyLost, 1, "Results were not kept under their key, or calls ran without a claim."),

@@ -47,6 +47,9 @@ func TestContextIsImmutable(t *testing.T) {
 	once := Context{Once: true}
 	require.True(t, once.With(Context{}).Once, "nobody takes it back")
 	require.True(t, Context{}.With(once).Once)
+	again := Context{Retry: true}
+	require.True(t, again.With(Context{}).Retry, "nobody takes it back")
+	require.True(t, Context{}.With(again).Retry)
 }
 
 func TestContextUser(t *testing.T) {

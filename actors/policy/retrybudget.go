@@ -15,8 +15,8 @@ import (
 type RetryBudget struct {
 	// Name makes the budget one that all who name it share: a retry and a hedge, or the pipelines that call one
 	// downstream; it is a token of 1 to 64 of a-z, 0-9, _ and -. The first to give settings with it declares them,
-	// and they last as long as the system. Who gives the name alone takes what was declared, or declares the
-	// defaults. Other settings than the declared ones are refused. Default "": the layer has a budget of its own.
+	// and they last as long as the system, unless System.ConfigureRetryBudget replaces them. Who gives the name alone takes
+	// what was declared, or declares the defaults. Other settings than those of now are refused. Default "": the layer has a budget of its own.
 	Name string
 	// Ratio is how many retries each call of the window gives: 0.1 lets one call in ten be followed by a retry.
 	// Default 0.2; more than 0, at most 10.
@@ -48,6 +48,14 @@ func (b RetryBudget) Declared() RetryBudget {
 	orDefault(&b.MinPerSecond, 10)
 	orDefault(&b.Window, 10*time.Second)
 	return b
+}
+
+// Validate reports what is out of range, of a budget that is complete and has a name.
+func (b RetryBudget) Validate() error {
+	var c checks
+	c.want(b.Name != "", "retry budget.Name", b.Name, "the name of a budget that is shared")
+	b.check(&c, "retry budget")
+	return c.err()
 }
 
 // check reports what is out of range, of what WithDefaults returned.
