@@ -83,6 +83,8 @@ type call struct {
 	primary       error        // what a fallback answered
 	behind        verdict      // the verdict that primary had
 	deposited     *retryBudget // the last one that counted this call
+	thrift        *errorBudget // that stops its retries and hedged copies; nil: none
+	tallied       bool         // the error budgets have counted it
 	preset        error        // the call is over before it began: outer says who may still answer it
 	outer         step
 	presetVerdict verdict
@@ -394,6 +396,9 @@ func (c *call) dropTo(n int) {
 // finish tells the hooks and the sinks how it ended.
 func (c *call) finish(err error) {
 	p := c.p
+	if len(p.budgets) > 0 {
+		p.tally(c, err)
+	}
 	if c.verdict == answered {
 		p.served(c)
 	}
@@ -426,7 +431,7 @@ func (c *call) reset() {
 	c.verdict, c.bare, c.task, c.withMeta, c.barred = succeeded, false, false, false, false
 	c.start, c.deadline, c.ran, c.would, c.attempts, c.failedAt = 0, 0, 0, 0, 0, 0
 	c.primary, c.preset, c.outer, c.deposited, c.race, c.behind = nil, nil, nil, nil, nil, succeeded
-	c.async.on = false
+	c.async.on, c.thrift, c.tallied = false, nil, false
 	c.inv.recycle()
 }
 

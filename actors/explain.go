@@ -75,6 +75,8 @@ func (e *Explanation) beside(p *Pipeline) {
 		switch g := g.(type) {
 		case *killGate:
 			e.Guards = append(e.Guards, killGuard{}.Name())
+		case *errorBudgetGate:
+			e.Guards = append(e.Guards, g.String())
 		case *guardGate:
 			e.Guards = append(e.Guards, g.guard.Name())
 		default:

@@ -74,6 +74,8 @@ type Pipeline struct {
 	observing        atomic.Uint64 // the bits of layers that only observe
 	abandoned        atomic.Int64
 	fallbacks        sampled
+
+	budgets []*errorBudgetGate // those among the guards: they count each call at its end
 }
 
 // Pipeline builds a pipeline and starts its actors. The name must be a token that no other pipeline has. All that
@@ -163,6 +165,14 @@ func (p *Pipeline) build(spec Spec) error {
 		case killGuard:
 			p.kill = &killGate{p.sys.kill, p}
 			p.guards = append(p.guards, p.kill)
+		case budgetGuard:
+			b := p.sys.errorBudgets.find(g.name)
+			want(b != nil, fmt.Sprintf("guards[%d]", i), g.name, "an error budget that was declared before")
+			want(b == nil || !b.among(p.budgets), fmt.Sprintf("guards[%d]", i), g.name, "each error budget once")
+			if b != nil {
+				p.budgets = append(p.budgets, &errorBudgetGate{b})
+				p.guards = append(p.guards, p.budgets[len(p.budgets)-1])
+			}
 		case actorGuard:
 			want(g.make != nil, fmt.Sprintf("guards[%d]", i), nil, "a guard with a function that makes its actor")
 			v := newOpinion(p.sys, fmt.Sprintf("guard-%d", i), g.make)

@@ -42,6 +42,8 @@ type System struct {
 	failures outbox // of actors
 	restarts RestartPolicy
 
+	errorBudgets errorBudgets
+
 	guardErrors atomic.Uint64 // guards that panicked and were passed over
 
 	mu        sync.Mutex

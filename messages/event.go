@@ -22,7 +22,7 @@ const (
 	DeadLetterLost     Kind = "deadletter.lost" // no sink took it; the text says why
 	DeadLetterReplayed Kind = "deadletter.replayed"
 	FallbackServed     Kind = "fallback.served"  // sampled: at most one a second and pipeline, with a count
-	RetrySuppressed    Kind = "retry.suppressed" // sampled, with a count: the retry budget is exhausted
+	RetrySuppressed    Kind = "retry.suppressed" // sampled, with a count: the retry budget is exhausted, or an error budget stops retries
 	PolicyObserved     Kind = "policy.observed"  // sampled, with a count: what a layer that only observes would have done
 	LimitChanged       Kind = "limit.changed"    // sampled: an adaptive limit moved
 	KeyedOverflow      Kind = "keyed.overflow"   // sampled, with a count: calls of keys for which a layer has no place
@@ -40,6 +40,10 @@ const (
 	NodeStopped        Kind = "node.stopped"
 	Disconnected       Kind = "nats.disconnected"
 	Reconnected        Kind = "nats.reconnected"
+
+	ErrorBudgetLevel     Kind = "errorbudget.level"     // a series of an error budget is at another level
+	ErrorBudgetExhausted Kind = "errorbudget.exhausted" // nothing remains of it
+	ErrorBudgetRecovered Kind = "errorbudget.recovered" // something does again
 )
 
 // Token is the kind as one token of a subject.
