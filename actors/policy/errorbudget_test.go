@@ -241,7 +241,7 @@ func TestDepletionIgnoredTheWindow(t *testing.T) {
 
 	c = newClerk(ErrorBudget{Objective: 0.999})
 	c.pass(5*day, time.Hour, 9970, 30) // half of it in the first five days
-	c.pass(24*day+20*time.Hour, time.Hour, 10_000, 0)
+	c.pass(24*day+20*time.Hour, 2*time.Hour, 20_000, 0)
 	c.pass(4*time.Hour, time.Hour, 9988, 12) // 1.2: 0.04 a day, but a tenth a day is about to leave
 	s := c.state()
 	require.InEpsilon(t, 0.5, s.Consumed, 0.02)
