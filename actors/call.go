@@ -85,7 +85,9 @@ type call struct {
 	deposited     *retryBudget // the last one that counted this call
 	thrift        *errorBudget // that stops its retries and hedged copies; nil: none
 	tallied       bool         // the error budgets have counted it
-	preset        error        // the call is over before it began: outer says who may still answer it
+	seriesOf      *errorBudget // the last one whose series was looked up, so that it need not be again
+	series        *budgetSeries
+	preset        error // the call is over before it began: outer says who may still answer it
 	outer         step
 	presetVerdict verdict
 	letter        string
@@ -431,7 +433,7 @@ func (c *call) reset() {
 	c.verdict, c.bare, c.task, c.withMeta, c.barred = succeeded, false, false, false, false
 	c.start, c.deadline, c.ran, c.would, c.attempts, c.failedAt = 0, 0, 0, 0, 0, 0
 	c.primary, c.preset, c.outer, c.deposited, c.race, c.behind = nil, nil, nil, nil, nil, succeeded
-	c.async.on, c.thrift, c.tallied = false, nil, false
+	c.async.on, c.thrift, c.tallied, c.seriesOf = false, nil, false, nil
 	c.inv.recycle()
 }
 

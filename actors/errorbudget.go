@@ -274,11 +274,16 @@ func (b *errorBudget) series(c *call) *budgetSeries {
 	if keyed == nil || !c.withMeta {
 		return b.all
 	}
-	key := b.judge.Load().key(&c.meta)
-	if s := (*keyed)[key]; s != nil {
-		return s
+	if c.seriesOf == b {
+		return c.series
 	}
-	return b.another(c, key)
+	key := b.judge.Load().key(&c.meta)
+	s := (*keyed)[key]
+	if s == nil {
+		s = b.another(c, key)
+	}
+	c.seriesOf, c.series = b, s
+	return s
 }
 
 func (j *judge) key(m *messages.Context) policy.Series {

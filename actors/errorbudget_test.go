@@ -2,6 +2,7 @@ package actors
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	goruntime "runtime"
 	"strings"
@@ -106,6 +107,18 @@ func TestErrorBudgetTakesEffectWithinASweep(t *testing.T) {
 		require.Less(t, b.view.Load().At.Sub(at), 5*time.Second)
 		require.NoError(t, sys.Close(t.Context()))
 	})
+}
+
+// A call that counts just as the budget falls asleep is seen by the one or the other.
+func TestCallWasCountedWhileTheErrorBudgetFellAsleep(t *testing.T) {
+	sys := newSystem(t)
+	require.NoError(t, sys.DeclareErrorBudget(quick(policy.BudgetAction{})))
+	b := sys.errorBudgets.find("checkout")
+	core := policy.NewErrorBudget(b.first, nil, &policy.BudgetEvidence{}, b.fact(1))
+	require.False(t, b.sleep(core))
+	b.all.add(0, false) // after the reading, before the flag
+	require.True(t, b.sleep(core))
+	require.False(t, b.asleep.Load())
 }
 
 // However a call ends, it counts once.
@@ -466,6 +479,8 @@ func TestErrorBudgetClassifyThatPanicsHurtsNobody(t *testing.T) {
 			goruntime.Goexit()
 		case err != nil && err.Error() == "boom":
 			return policy.GoodEvent
+		case errors.Is(err, messages.ErrGoexit):
+			return policy.BadEvent // the call that left was counted already: it is not asked about again
 		}
 		return policy.IgnoredEvent
 	}

@@ -22,7 +22,7 @@ func BenchmarkErrorBudget(b *testing.B) {
 			g := p.budgets[0]
 			passing(b, 15, p, func(c *call) {
 				c.withMeta, c.meta.Tier, c.meta.Region = true, messages.Critical, "eu"
-				c.verdict, c.tallied = succeeded, false
+				c.verdict, c.tallied, c.seriesOf = succeeded, false, nil
 				_ = g.admit(c)
 				p.tally(c, nil)
 			})

@@ -89,7 +89,8 @@ type ErrorBudgetStatus struct {
 	At       time.Time
 	Settings policy.ErrorBudget   // in force, complete
 	Series   []policy.BudgetState // the first is of all calls; with By, the second of those for which there was no place
-	// Overflowed is how many times a call asked for a series for which there was no place; a call may ask twice.
+	// Overflowed is how many calls had no series of their own because there was no place for it. A pipeline with several
+	// such budgets may count a call twice.
 	Overflowed uint64
 	// ClassifyErrors is how many times Classify panicked or left.
 	ClassifyErrors uint64
