@@ -46,7 +46,7 @@ func (c toldCore) Apply(f policy.AdaptiveFact) bool {
 func loggedAdaptive(t *testing.T, sys *System, cfg policy.Adaptive) (*Pipeline, *adaptiveLog) {
 	t.Helper()
 	log := &adaptiveLog{}
-	p := &Pipeline{sys: sys, name: "p"}
+	p := &Pipeline{sys: sys, name: "p", meter: &callMeter{}}
 	p.intake.size = 256
 	require.NoError(t, p.build(Spec{Layers: []policy.Config{cfg}, Intake: 256}))
 	a := layerOf[*adaptive](p)

@@ -115,7 +115,7 @@ func TestHooksThatMisbehaveHurtNobody(t *testing.T) {
 		}},
 	}})
 	require.NoError(t, err)
-	events := sys.Events().Subscribe(16, nil)
+	events := sys.Events().Subscribe(16, func(e messages.Event) bool { return e.Kind == messages.ActorRestarted })
 	_, err = Do(t.Context(), p, &messages.Context{OrderID: "bad"}, succeeds)
 	require.NoError(t, err)
 	for range 50 {

@@ -281,7 +281,7 @@ func TestBreakerReplaysFromItsRecordedFacts(t *testing.T) {
 	var decisions []policy.BreakerSnapshot
 	sys, err := NewSystem(Options{Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
-	p := &Pipeline{sys: sys, name: "p"}
+	p := &Pipeline{sys: sys, name: "p", meter: &callMeter{}}
 	require.NoError(t, p.build(Spec{Layers: []policy.Config{cfg}, Intake: 1}))
 	b := layerOf[*breaker](p)
 	b.revive = func(cfg policy.Breaker, last *policy.BreakerSnapshot) breakerCore {
@@ -349,7 +349,7 @@ func TestBreakerSurvivesRestartAndQuarantine(t *testing.T) {
 		defer func() { require.NoError(t, sys.Close(context.Background())) }()
 		events := sys.Events().Subscribe(64, nil)
 		crash := new(atomic.Int64)
-		p := &Pipeline{sys: sys, name: "p"}
+		p := &Pipeline{sys: sys, name: "p", meter: &callMeter{}}
 		p.intake.size = 1
 		require.NoError(t, p.build(Spec{Layers: []policy.Config{policy.Breaker{Consecutive: 1, OpenFor: 10 * time.Second, Probes: 1}}, Intake: 1}))
 		b := layerOf[*breaker](p)

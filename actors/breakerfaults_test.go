@@ -328,7 +328,7 @@ func crashingBreaker(t *testing.T, restarts RestartPolicy, cfg policy.Breaker) (
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, sys.Close(context.Background())) })
 	crash = new(atomic.Int64)
-	p = &Pipeline{sys: sys, name: "p"}
+	p = &Pipeline{sys: sys, name: "p", meter: &callMeter{}}
 	require.NoError(t, p.build(Spec{Layers: []policy.Config{cfg}, Intake: 1}))
 	b = layerOf[*breaker](p)
 	b.revive = func(cfg policy.Breaker, last *policy.BreakerSnapshot) breakerCore {

@@ -188,7 +188,7 @@ func TestOrdersAreSticky(t *testing.T) {
 		defer func() { require.NoError(t, sys.Close(context.Background())) }()
 		events := sys.Events().Subscribe(64, nil)
 		crash := new(atomic.Int64)
-		p := &Pipeline{sys: sys, name: "p"}
+		p := &Pipeline{sys: sys, name: "p", meter: &callMeter{}}
 		p.intake.size = 1
 		cfg := policy.Breaker{Consecutive: 1, OpenFor: time.Second, Probes: 1, Ramp: []float64{0.5}, RampStep: time.Hour}
 		require.NoError(t, p.build(Spec{Layers: []policy.Config{cfg}, Intake: 1}))

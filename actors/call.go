@@ -88,7 +88,11 @@ type call struct {
 	primary       error        // what a fallback answered
 	behind        verdict      // the verdict that primary had
 	deposited     *retryBudget // the last one that counted this call
-	preset        error        // the call is over before it began: outer says who may still answer it
+	thrift        *errorBudget // that stops its retries and hedged copies; nil: none
+	tallied       bool         // the error budgets have counted it
+	seriesOf      *errorBudget // the last one whose series was looked up, so that it need not be again
+	series        *budgetSeries
+	preset        error // the call is over before it began: outer says who may still answer it
 	outer         step
 	presetVerdict verdict
 	letter        string
@@ -460,6 +464,9 @@ func (c *call) finish(err error) {
 	if p.meter != nil {
 		p.meter.count(c, err)
 	}
+	if len(p.budgets) > 0 {
+		p.tally(c, err)
+	}
 	if c.verdict == answered {
 		p.served(c)
 	}
@@ -500,7 +507,7 @@ func (c *call) reset() {
 	if c.inner != nil {
 		c.inner, c.span, c.parent = nil, nil, ""
 	}
-	c.async.on = false
+	c.async.on, c.thrift, c.tallied, c.seriesOf = false, nil, false, nil
 	c.inv.recycle()
 }
 

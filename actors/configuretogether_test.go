@@ -46,7 +46,7 @@ func fragilePipeline(t *testing.T, restarts RestartPolicy) (p *Pipeline, crash *
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, sys.Close(context.Background())) })
 	crash = new(atomic.Int64)
-	p = &Pipeline{sys: sys, name: "p"}
+	p = &Pipeline{sys: sys, name: "p", meter: &callMeter{}}
 	p.intake.size = 256
 	require.NoError(t, p.build(Spec{Layers: everyLayer(0), Intake: 256}))
 	for _, l := range p.stack {

@@ -123,19 +123,22 @@ func (h *hedge) wrap(next step) step {
 		if b != nil {
 			b.deposit(c)
 		}
-		if v.Delay > 0 && !c.meta.Once && !c.observes(&h.layerBase) {
+		if v.Delay > 0 && c.copies() && !c.observes(&h.layerBase) {
 			return h.run(c, v, b, next)
 		}
 		err := next(c)
 		if c.verdict == succeeded {
 			h.count(c, &v.Settings, time.Duration(c.now-begin))
 		}
-		if v.Delay > 0 && !c.meta.Once && c.now-begin >= int64(v.Delay) && c.verdict != canceled {
+		if v.Delay > 0 && c.copies() && c.now-begin >= int64(v.Delay) && c.verdict != canceled {
 			c.wouldHave(&h.layerBase, "hedged")
 		}
 		return err
 	}
 }
+
+// copies reports whether there may be copies of the call.
+func (c *call) copies() bool { return !c.meta.Once && c.thrift == nil }
 
 // maxCopies is the first call and policy.Hedge.Max at most.
 const maxCopies = 9

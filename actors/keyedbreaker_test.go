@@ -336,7 +336,7 @@ func crashingKeys(t *testing.T, restarts RestartPolicy, cfg policy.Keyed) (p *Pi
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, sys.Close(context.Background())) })
 	crash = new(atomic.Int64)
-	p = &Pipeline{sys: sys, name: "p"}
+	p = &Pipeline{sys: sys, name: "p", meter: &callMeter{}}
 	require.NoError(t, p.build(Spec{Layers: []policy.Config{cfg}, Intake: 1}))
 	k = layerOf[*keyedBreaker](p)
 	k.revive = func(cfg policy.Breaker, last *policy.BreakerSnapshot) keyCore {

@@ -665,7 +665,7 @@ func brokenKeys(t *testing.T, cfg policy.Config) (*Pipeline, *atomic.Int64) {
 	sys, err := NewSystem(Options{Restarts: RestartPolicy{Initial: time.Second}, Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, sys.Close(context.Background())) })
-	p, crash := &Pipeline{sys: sys, name: "p"}, new(atomic.Int64)
+	p, crash := &Pipeline{sys: sys, name: "p", meter: &callMeter{}}, new(atomic.Int64)
 	p.intake.size = 16
 	require.NoError(t, p.build(Spec{Layers: []policy.Config{cfg}, Intake: 16}))
 	breaks := func() {

@@ -135,7 +135,7 @@ func TestObserveOrderMakesProtectionLookOn(t *testing.T) {
 		require.Equal(t, messages.KillObserve, r.KillMode())
 		require.Equal(t, []string{"never", "fallback", "retry"}, r.Observed())
 		require.Equal(t, []string{"fallback", "retry", "bulkhead"}, r.Policies())
-		require.Equal(t, "would have refused", (<-looked.C()).Reason)
+		require.Equal(t, "would have refused: no", (<-looked.C()).Reason)
 		require.ErrorIs(t, Try(t.Context(), p, &messages.Context{Tenant: "other"}, fails).Err, messages.ErrGuard)
 		permit, err := Acquire(t.Context(), p, acme)
 		require.NoError(t, err)

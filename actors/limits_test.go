@@ -36,7 +36,7 @@ func crashing[L layer, C policy.Config](t *testing.T, cfg C, changed func(L) *fu
 	sys, err := NewSystem(Options{Restarts: RestartPolicy{Initial: time.Second}, Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, sys.Close(context.Background())) })
-	p := &Pipeline{sys: sys, name: "p"}
+	p := &Pipeline{sys: sys, name: "p", meter: &callMeter{}}
 	p.intake.size = 16
 	require.NoError(t, p.build(Spec{Layers: []policy.Config{cfg}, Intake: 16}))
 	l, crash := layerOf[L](p), new(atomic.Int64)

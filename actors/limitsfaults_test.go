@@ -44,7 +44,7 @@ func TestQuarantinedThrottleRefusedForEver(t *testing.T) {
 		sys, err := NewSystem(Options{Restarts: RestartPolicy{Initial: ms, Budget: 0.5}, Logger: slog.New(slog.DiscardHandler)})
 		require.NoError(t, err)
 		defer func() { require.NoError(t, sys.Close(context.Background())) }()
-		p := &Pipeline{sys: sys, name: "p"}
+		p := &Pipeline{sys: sys, name: "p", meter: &callMeter{}}
 		require.NoError(t, p.build(Spec{Layers: []policy.Config{policy.Throttle{}}, Intake: 1}))
 		l, crash := layerOf[*throttle](p), new(atomic.Int64)
 		l.revive = func(cfg policy.Throttle, last *policy.ThrottleSnapshot) throttleCore {

@@ -20,7 +20,7 @@ import (
 )
 
 // counted is how many calls of an outcome were counted.
-func counted(p *Pipeline, o messages.Outcome) int { return int(p.Stats().Calls[o].Count()) }
+func meterCounted(p *Pipeline, o messages.Outcome) int { return int(p.Stats().Calls[o].Count()) }
 
 func TestHistogramAgreesWithASortedList(t *testing.T) {
 	bounds := DurationBounds()
@@ -160,17 +160,17 @@ func TestCallThatPanicsOrLeavesIsCountedOnce(t *testing.T) {
 	p := pipelineOf(t, policy.Bulkhead{Permits: 4})
 	_, err := Do(t.Context(), p, nil, func(context.Context) (int, error) { panic("boom") })
 	require.Error(t, err)
-	require.Equal(t, 1, counted(p, messages.Failure))
+	require.Equal(t, 1, meterCounted(p, messages.Failure))
 	left := make(chan struct{})
 	go func() {
 		defer close(left)
 		_, _ = Do(t.Context(), p, nil, func(context.Context) (int, error) { goruntime.Goexit(); return 0, nil })
 	}()
 	<-left
-	require.Equal(t, 2, counted(p, messages.Failure))
+	require.Equal(t, 2, meterCounted(p, messages.Failure))
 	_, err = Go(t.Context(), p, nil, func(context.Context) (int, error) { goruntime.Goexit(); return 0, nil }).Await(t.Context())
 	require.ErrorIs(t, err, messages.ErrGoexit)
-	require.Equal(t, 3, counted(p, messages.Failure))
+	require.Equal(t, 3, meterCounted(p, messages.Failure))
 	require.EqualValues(t, 3, p.Stats().Attempts[AttemptFailure].Count())
 }
 
@@ -184,8 +184,8 @@ func TestAbandonedCallWasCountedTwice(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		st := p.Stats()
-		require.Equal(t, 1, counted(p, messages.Timeout))
-		require.Equal(t, 0, counted(p, messages.Success))
+		require.Equal(t, 1, meterCounted(p, messages.Timeout))
+		require.Equal(t, 0, meterCounted(p, messages.Success))
 		require.Equal(t, Histogram{Buckets: bucketOf(time.Second), Sum: time.Second}, st.Calls[messages.Timeout])
 		require.Equal(t, Histogram{Buckets: bucketOf(time.Second), Sum: time.Second}, st.Attempts[AttemptTimeout])
 		require.Zero(t, st.Overhead.Count(), "it is not known")
@@ -241,7 +241,7 @@ func TestStatsOfAHedgedCall(t *testing.T) {
 		require.EqualValues(t, 1, st.Attempts[AttemptSuccess].Count())
 		require.EqualValues(t, 2, st.Attempts[AttemptCanceled].Count(), "nobody waited for them")
 		require.Zero(t, st.Overhead.Count(), "attempts overlap")
-		require.Equal(t, 1, counted(p, messages.Success))
+		require.Equal(t, 1, meterCounted(p, messages.Success))
 	})
 }
 

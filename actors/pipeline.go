@@ -90,6 +90,8 @@ type Pipeline struct {
 	meter            *callMeter // nil only in a benchmark of what it costs
 	retryGuards      int        // among the guards and their checks
 	retriesFrom      string     // the budget of a RetryBudget guard; "" without one
+
+	budgets []*errorBudgetGate // those among the guards: they count each call at its end
 }
 
 // Pipeline builds a pipeline and starts its actors. The name must be a token that no other pipeline has. All that

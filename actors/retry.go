@@ -19,6 +19,7 @@ type retry struct {
 	settled[policy.Retry]
 	budget     budgetUse
 	suppressed sampled // retries that the budget did not allow
+	stopped    sampled // retries that an error budget stopped
 }
 
 func newRetry(b layerBase, cfg policy.Retry) *retry {
@@ -118,8 +119,17 @@ func (r *retry) again(c *call, t *trial, err error) (error, bool) {
 		}
 		return err, false
 	}
+	if c.thrift != nil {
+		if n, ok := r.stopped.add(c.now); ok {
+			r.tellSuppressed(n, c.thrift.name, messages.ErrErrorBudget)
+		}
+		return r.suppress(c, err, messages.ErrErrorBudget), false
+	}
 	if b != nil && !b.withdraw(c) {
-		return r.suppress(c, b, err), false
+		if n, ok := r.suppressed.add(c.now); ok {
+			r.tellSuppressed(n, b.first.Name, messages.ErrRetryBudget)
+		}
+		return r.suppress(c, err, messages.ErrRetryBudget), false
 	}
 	at := c.now
 	if delay > 0 {
@@ -167,33 +177,30 @@ func (t *trial) end(c *call, err error) error {
 		return err
 	}
 	c.verdict, c.primary, c.behind = answered, t.answer.primary, t.answer.behind
-	if _, suppressed := err.(*messages.SuppressedError); suppressed { //nolint:errorlint // ours, and never wrapped
-		c.primary = marked(c.primary)
+	if suppressed, ok := err.(*messages.SuppressedError); ok { //nolint:errorlint // ours, and never wrapped
+		c.primary = marked(c.primary, suppressed.Cause)
 	}
 	return nil
 }
 
-// suppress ends a call that would have been tried again, had the budget allowed it: with what it failed with, marked.
-func (r *retry) suppress(c *call, b *retryBudget, err error) error {
+// suppress ends a call that would have been tried again, had a budget allowed it: with what it failed with, marked.
+func (r *retry) suppress(c *call, err, cause error) error {
 	r.pipe.meter.lane(c).suppressed.Add(1)
-	if n, ok := r.suppressed.add(c.now); ok {
-		r.tellSuppressed(n, b.first.Name)
-	}
 	if c.verdict == answered {
-		c.primary = marked(c.primary)
+		c.primary = marked(c.primary, cause)
 		return nil
 	}
 	if err == nil { // a value that was no good
 		return nil
 	}
-	return marked(err)
+	return marked(err, cause)
 }
 
-func marked(err error) error {
+func marked(err, cause error) error {
 	if _, already := err.(*messages.SuppressedError); already { //nolint:errorlint // by a retry further in
 		return err
 	}
-	return &messages.SuppressedError{Err: err}
+	return &messages.SuppressedError{Err: err, Cause: cause}
 }
 
 // unmarked is the failure itself.
@@ -204,18 +211,19 @@ func unmarked(err error) error {
 	return err
 }
 
-func (r *retry) tellSuppressed(n int64, budget string) {
+func (r *retry) tellSuppressed(n int64, budget string, why error) {
 	if n == 0 {
 		return
 	}
-	r.pipe.event(messages.Event{Kind: messages.RetrySuppressed, Source: r.name, Reason: messages.ErrRetryBudget.Error(), Data: messages.RetriesSuppressed{Count: n, Budget: budget}})
+	r.pipe.event(messages.Event{Kind: messages.RetrySuppressed, Source: r.name, Reason: why.Error(), Data: messages.RetriesSuppressed{Count: n, Budget: budget}})
 }
 
 // tellRest tells of what was counted since the last event, when the pipeline ends.
 func (r *retry) tellRest() {
 	if b := r.budget.current.Load(); b != nil {
-		r.tellSuppressed(r.suppressed.count.Swap(0), b.first.Name)
+		r.tellSuppressed(r.suppressed.count.Swap(0), b.first.Name, messages.ErrRetryBudget)
 	}
+	r.tellSuppressed(r.stopped.count.Swap(0), "", messages.ErrErrorBudget)
 }
 
 // retryAfter is the wait that the error itself asks for: a refusal does, and so may the downstream's answer, by a

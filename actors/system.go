@@ -51,10 +51,11 @@ type System struct {
 	restarts RestartPolicy
 	tracer   Tracer
 
-	redaction   *messages.Redaction
-	captures    atomic.Int64  // pieces of user code that make JSON for dead letters
-	guardErrors atomic.Uint64 // calls on which a guard was broken
-	gauges      atomic.Uint64 // backpressure guards that were started
+	errorBudgets errorBudgets
+	redaction    *messages.Redaction
+	captures     atomic.Int64  // pieces of user code that make JSON for dead letters
+	guardErrors  atomic.Uint64 // calls on which a guard was broken
+	gauges       atomic.Uint64 // backpressure guards that were started
 
 	mu        sync.Mutex
 	pipelines map[string]*Pipeline

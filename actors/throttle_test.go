@@ -314,7 +314,7 @@ func TestThrottleSurvivesARestart(t *testing.T) {
 		sys, err := NewSystem(Options{Restarts: RestartPolicy{Initial: time.Second}, Logger: slog.New(slog.DiscardHandler)})
 		require.NoError(t, err)
 		defer func() { require.NoError(t, sys.Close(context.Background())) }()
-		p := &Pipeline{sys: sys, name: "p"}
+		p := &Pipeline{sys: sys, name: "p", meter: &callMeter{}}
 		p.intake.size = 1
 		require.NoError(t, p.build(Spec{Layers: []policy.Config{policy.Throttle{MinRequests: 7}}, Intake: 1}))
 		l, crash := layerOf[*throttle](p), new(atomic.Int64)

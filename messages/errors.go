@@ -31,6 +31,7 @@ var (
 	ErrShed         = errors.New("load is shed")
 	ErrInProgress   = errors.New("a call with the same idempotency key is in progress")
 	ErrRetryBudget  = errors.New("retry budget is exhausted")
+	ErrErrorBudget  = errors.New("error budget is spent too fast")
 )
 
 // RejectedError is a refusal: the work was not done, or not again, and may be offered later. It matches
@@ -41,8 +42,9 @@ type RejectedError struct {
 	Key string
 	// Reason says why. Ours are: open, ramping, forced_open (Breaker); full, wait_too_long (Bulkhead, Adaptive); limited,
 	// queue_full, wait_too_long (RateLimit); throttled; the call's tier (Shed); in_progress, store, store_full
-	// (Idempotency); abandoned (Timeout); full, stopped (the intake); no_answer (a Detour); exhausted (a
-	// RetryBudget guard); the call's tier (a Backpressure guard); guard_failed (a guard that is broken). The kill switch gives the
+	// (Idempotency); abandoned (Timeout); full, stopped (the intake); no_answer (a Detour); burn_14.4 and the like,
+	// exhausted (an ErrorBudget guard); exhausted (a RetryBudget guard); the call's tier (a Backpressure guard);
+	// guard_failed (a guard that is broken). The kill switch gives the
 	// operator's text, and guards and policies of the user's what they like.
 	Reason string
 	// RetryAfter is how long the refusal is expected to last; 0 means unknown.
@@ -82,19 +84,27 @@ func (e *RejectedError) Unwrap() []error {
 	return errs
 }
 
-// SuppressedError marks a failure that would have been tried again, had the retry budget not been exhausted. It is
-// the last real error, not a new one: it matches that one, and ErrRetryBudget.
+// SuppressedError marks a failure that would have been tried again, had a budget not forbidden it. It is the last real
+// error, not a new one: it matches that one, and Cause.
 type SuppressedError struct {
-	Err error
+	Err   error
+	Cause error // ErrRetryBudget or ErrErrorBudget; nil stands for the former
 }
 
 // Error is the failure's own text and the mark.
 func (e *SuppressedError) Error() string {
-	return ErrorText(e.Err) + " (not retried: " + ErrRetryBudget.Error() + ")"
+	return ErrorText(e.Err) + " (not retried: " + e.cause().Error() + ")"
 }
 
-// Is makes it match ErrRetryBudget.
-func (e *SuppressedError) Is(target error) bool { return target == ErrRetryBudget }
+// Is makes it match its Cause.
+func (e *SuppressedError) Is(target error) bool { return target == e.cause() }
+
+func (e *SuppressedError) cause() error {
+	if e.Cause == nil {
+		return ErrRetryBudget
+	}
+	return e.Cause
+}
 
 // Unwrap gives the failure.
 func (e *SuppressedError) Unwrap() error { return e.Err }

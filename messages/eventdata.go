@@ -85,9 +85,10 @@ type LimitMove struct {
 
 // KeysOverflow is the data of calls whose key has no place.
 type KeysOverflow struct {
-	Count int64 `json:"count"`
-	Keys  int64 `json:"keys,omitempty"` // how many there are
-	Max   int   `json:"max,omitempty"`  // how many there may be
+	Count  int64  `json:"count"`
+	Keys   int64  `json:"keys,omitempty"`   // how many there are
+	Max    int    `json:"max,omitempty"`    // how many there may be
+	Budget string `json:"budget,omitempty"` // the error budget whose series they are
 }
 
 // TaskRef says which task an event is about.

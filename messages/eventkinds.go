@@ -72,6 +72,9 @@ var eventKinds = []KindInfo{
 	with[ShutdownCounts](NodeStopped, 1, "A node has ended."),
 	without(Disconnected, 1, "A node lost its connection to NATS."),
 	without(Reconnected, 1, "A node has it again."),
+	with[BudgetChange](ErrorBudgetLevel, 1, "An error budget, the source, burns at another level."),
+	with[BudgetChange](ErrorBudgetExhausted, 1, "Nothing remains of an error budget, the source."),
+	with[BudgetChange](ErrorBudgetRecovered, 1, "Something remains of it again."),
 	with[EventGap](EventsGap, 1, "A reader missed events, here; only that reader is told."),
 }
 
