@@ -40,7 +40,7 @@ func traced(t testing.TB) (*runtime.Runtime, *tracetest.SpanRecorder, *trace.Tra
 func spanAttr(s trace.ReadOnlySpan, key string) string {
 	for _, a := range s.Attributes() {
 		if a.Key == attribute.Key(key) {
-			return a.Value.Emit()
+			return a.Value.String()
 		}
 	}
 	return ""

@@ -44,8 +44,8 @@ func Run(t *testing.T, make func(*testing.T) sinks.Sink, options ...Option) {
 	}
 	for name, check := range map[string]func(*testing.T, sinks.Sink){
 		"name": func(t *testing.T, sink sinks.Sink) {
-			if sink.Name() == "" || sink.Name() != sink.Name() { //nolint:staticcheck // asked twice
-				t.Errorf("Name: %q: want one name, always the same", sink.Name())
+			if first, again := sink.Name(), sink.Name(); first == "" || first != again {
+				t.Errorf("Name: %q, then %q: want one name, always the same", first, again)
 			}
 		},
 		"keeps": func(t *testing.T, sink sinks.Sink) { s.keep(t, sink, letter("keeps")) },
