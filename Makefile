@@ -22,9 +22,9 @@ build: ## the forseti command, into bin/
 
 test: ## everything, race detector on; then allocations and bytes per key, which that detector would falsify
 	$(GO) test -race -timeout 10m ./...
-	$(GO) test -run 'Allocations|Bytes' ./actors ./runtime/forsetihttp
+	$(GO) test -run 'Alloc|Bytes' ./actors/... ./runtime ./runtime/forsetihttp
 	$(call each,$(GO) test -race -timeout 5m ./...)
-	$(call each,$(GO) test -run Allocations ./...)
+	$(call each,$(GO) test -run Alloc ./...)
 
 quick: ## the tests that take seconds
 	$(GO) test -short ./messages/... ./actors/... ./sinks/... ./runtime/...
@@ -56,7 +56,7 @@ soak: ## everything at once at full speed, for SOAKTIME: does anything grow, get
 
 FUZZTIME ?= 30s
 fuzz: ## every decoder, FUZZTIME each
-	@for pkg in ./messages ./cluster ./actors/policy ./actors/policy/stats ./runtime/forsetihttp ./sinks; do \
+	@for pkg in ./messages ./cluster ./actors ./actors/policy ./actors/policy/stats ./runtime ./runtime/forsetihttp ./sinks; do \
 	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
 	    $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; done; done
 

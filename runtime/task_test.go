@@ -134,7 +134,7 @@ func TestEndingsOfTasks(t *testing.T) {
 	rt, c := node(t)
 	p := pipeline(t, rt, runtime.Spec{Layers: []policy.Config{
 		policy.Fallback{Func: func(context.Context, error) (any, error) { return "instead", nil }, If: func(err error) bool { return err.Error() == "fall back" }},
-		policy.Timeout{Limit: 100 * time.Millisecond},
+		policy.Timeout{Limit: time.Second},
 		policy.Retry{Attempts: 2, Backoff: policy.Constant(0)},
 	}})
 	handle(t, rt, p, runtime.TaskConfig{}, func(ctx context.Context, t runtime.Task[order]) (any, error) {
@@ -147,7 +147,7 @@ func TestEndingsOfTasks(t *testing.T) {
 			<-ctx.Done()
 			return nil, ctx.Err()
 		case "is deaf":
-			time.Sleep(300 * time.Millisecond)
+			time.Sleep(1200 * time.Millisecond)
 			return "too late", nil
 		case "panics":
 			panic("at the disco")
