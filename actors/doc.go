@@ -21,6 +21,9 @@
 //     a lock; only one whose key is new takes that of its part. [Pipeline.Keys] and [Pipeline.KeyState] show them.
 //   - [Pipeline] composes layers once, and walks them with a pooled record, on the caller's goroutine ([Do]) or on
 //     a worker ([Go], and [messages.Execute] sent to its PID). It always answers.
+//   - Guards read what an actor published: the kill switch with its modes, an [ErrorBudget] that counts its pipelines' calls,
+//     [Backpressure], a [RetryBudget], a [Governance] of several. Each fails open or closed, and is counted.
+//   - What calls come to is counted in lanes beside them ([Pipeline.Stats]), and traced by a [Tracer] if there is one.
 //   - Hooks and sinks are actors that run user code, so they run on workers, behind bounded queues.
 //   - What is the user's own: a layer as a plain type ([policy.Custom]) or as an actor ([ActorPolicy], [Via]), a guard
 //     ([GuardFunc], [ActorGuard]), a hook ([Hook], [ActorHook]). [Props] puts policies into a foreign actor system.

@@ -8,6 +8,11 @@
 //	fut := runtime.Go(ctx, p, fn)                            on a worker, behind the pipeline's bounded intake
 //	permit, err := p.Acquire(ctx)                            for what is no function: permit.Done(err) ends it
 //	err = runtime.Handle(rt, "charge", p, fn)                for tasks that arrive on forseti.v1.task.charge
+//	fn, err := runtime.Protect(p, pay, runtime.Capture{})    arguments of calls that failed are kept, and come back
+//	err = rt.ErrorBudget(policy.ErrorBudget{...})            counted by, and asked by, pipelines that name it as a guard
+//	err = rt.Kill(ctx, messages.KillState{...})              stops, bypasses or only watches, on every node
+//	sub, err := rt.Watch(64, messages.EventFilter{})         what happens here, from now or from a time in the past
+//	err = rt.ServeUntilSignal(ctx, 30*time.Second)           SIGTERM drains; a second one ends the drain
 //	pid := p.PID()                                           for actors: answers messages.Execute
 //
 // A policy.Keyed among the layers keeps calls apart by their context's Target, or by another key: p.With(c) says whose a
@@ -28,5 +33,7 @@
 //  2. Errors are typed; compare by errors.Is with the sentinels of package messages.
 //  3. Functions run on the caller's goroutine or on a worker. A function that ignores its context keeps its permits
 //     until it returns.
-//  4. Call Shutdown once: it returns what did not end in time, and nil when nothing is left.
+//  4. Call Shutdown once: it returns what did not end in time, and nil when nothing is left. ShutdownReport adds up: calls
+//     in flight and admitted meanwhile were drained or aborted.
+//  5. Everything that was built is registered: HealthCheckAll asks it, Metrics counts it, and Register adds parts of your own.
 package runtime
