@@ -51,6 +51,9 @@ const (
 	ErrorBudgetLevel     Kind = "errorbudget.level"     // a series of an error budget is at another level
 	ErrorBudgetExhausted Kind = "errorbudget.exhausted" // nothing remains of it
 	ErrorBudgetRecovered Kind = "errorbudget.recovered" // something does again
+	CallFailed           Kind = "call.failed"           // told by pipelines with an event hook only, and bounded
+	CallRejected         Kind = "call.rejected"         // likewise
+	CallSucceeded        Kind = "call.succeeded"        // likewise, and sampled
 	EventsGap            Kind = "events.gap"            // told to one reader: what it missed here
 )
 

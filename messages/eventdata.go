@@ -114,6 +114,16 @@ type SettingsChange struct {
 	Observe *bool `json:"observe,omitempty"` // whether the layer only looks on now; nil: other settings were changed
 }
 
+// CallEnd is the data of a call that ended.
+type CallEnd struct {
+	Outcome  Outcome `json:"outcome"`
+	Attempts int     `json:"attempts"`
+	Duration float64 `json:"duration_ms"`
+	TaskType string  `json:"task_type,omitempty"`
+	TraceID  string  `json:"trace_id,omitempty"`
+	LeftOut  int64   `json:"left_out,omitempty"` // calls that were not told since the last event of the hook, because they were too many
+}
+
 // GuardFailure is the data of a guard that is broken.
 type GuardFailure struct {
 	Count       int64 `json:"count"`        // calls, since the last event

@@ -75,6 +75,9 @@ var eventKinds = []KindInfo{
 	with[BudgetChange](ErrorBudgetLevel, 1, "An error budget, the source, burns at another level."),
 	with[BudgetChange](ErrorBudgetExhausted, 1, "Nothing remains of an error budget, the source."),
 	with[BudgetChange](ErrorBudgetRecovered, 1, "Something remains of it again."),
+	with[CallEnd](CallFailed, 1, "A call ended in a failure or a timeout, or gave up; of pipelines with an event hook."),
+	with[CallEnd](CallRejected, 1, "A call was refused; the source is by whom, of pipelines with an event hook."),
+	with[CallEnd](CallSucceeded, 1, "A call succeeded; a sample of those of pipelines with an event hook."),
 	with[EventGap](EventsGap, 1, "A reader missed events, here; only that reader is told."),
 }
 
