@@ -52,6 +52,9 @@ func TestREADMEShowsWhatStandsBesideTheLayers(t *testing.T) {
 	w := httptest.NewRecorder()
 	mux.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	require.Contains(t, w.Body.String(), `forseti_pipeline_calls_total{outcome="failure",pipeline="charge"} 1`)
+	for _, family := range []string{`forseti_errorbudget_remaining{slo="checkout"} `, `forseti_errorbudget_burn{slo="checkout",window="1h0m0s"} `, "forseti_spool_size_bytes ", "forseti_shutdown_phase 0"} {
+		require.Contains(t, w.Body.String(), family)
+	}
 	go end()
 	require.NoError(t, rt.ServeUntilSignal(ctx, 30*time.Second))
 

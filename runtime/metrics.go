@@ -42,9 +42,7 @@ func (m *Metrics) Produce(context.Context) ([]metricdata.ScopeMetrics, error) {
 	g.system(&st)
 	g.tasks(m.rt.taskHandlers())
 	m.rt.gatherCluster(g)
-	for _, gather := range m.rt.gatherers {
-		gather(g)
-	}
+	m.rt.gatherBeside(g)
 	version := "unknown"
 	if info, ok := debug.ReadBuildInfo(); ok {
 		version = info.Main.Version
@@ -283,4 +281,34 @@ func (rt *Runtime) gatherCluster(g *gathering) {
 	g.set(natsConnected, connected)
 	g.set(natsRTT, st.RTT.Seconds())
 	g.set(controlStaleness, st.ControlAge.Seconds(), "kill_switch")
+}
+
+// gatherBeside tells what stands beside the pipelines: budgets, the spool, the phase of the runtime.
+func (rt *Runtime) gatherBeside(g *gathering) {
+	for n, b := range rt.sys.ErrorBudgets() {
+		name := g.label("slo", n, b.Name)
+		if name == otherLabel || len(b.Series) == 0 { // shares of several budgets make no sum
+			continue
+		}
+		all := b.Series[0]
+		g.set(errorBudgetRemaining, all.Remaining, name)
+		told := map[time.Duration]bool{}
+		for i, burn := range all.Burn {
+			for window, rate := range map[time.Duration]float64{b.Settings.Burn[i].Long: burn.Long, b.Settings.Burn[i].Short: burn.Short} {
+				if !told[window] {
+					told[window] = true
+					g.set(errorBudgetBurn, rate, name, window.String())
+				}
+			}
+		}
+	}
+	if spool, ok := rt.SpoolStats(); ok {
+		g.set(spoolSize, float64(spool.Bytes))
+		g.set(spoolLetters, float64(spool.Letters))
+		g.set(spoolOldest, spool.OldestAge.Seconds())
+	}
+	g.set(shutdownPhase, float64(rt.phase.Load()))
+	if report, ok := rt.ShutdownReport(); ok {
+		g.count(shutdownAborted, uint64(report.Aborted))
+	}
 }

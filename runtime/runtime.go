@@ -76,10 +76,9 @@ type Runtime struct {
 	control context.CancelFunc // of the kill switch's watch and the event forwarder
 	running sync.WaitGroup
 
-	canceled  cancellations
-	gatherers []func(*gathering) // who tells metrics beside the pipelines; not changed after Start
-	spool     *spooling          // nil without WithSpool
-	killed    *killFile
+	canceled cancellations
+	spool    *spooling // nil without WithSpool
+	killed   *killFile
 
 	phase   atomic.Int32 // an index of phases
 	stopped chan struct{}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/forseti-go/forseti/runtime"
 	"github.com/forseti-go/forseti/runtime/forsetihttp"
+	"github.com/forseti-go/forseti/runtime/forsetiprom"
 )
 
 // admin serves what orchestrators ask a node.
@@ -28,8 +29,11 @@ func startAdmin(addr string, rt *runtime.Runtime, log *slog.Logger) (*admin, err
 	if err != nil {
 		return nil, tryTo(&failure{err: errors.Join(errors.New("--admin"), err), code: exitConflict}, "--admin with a port that is free, or none")
 	}
+	mux := http.NewServeMux()
+	mux.Handle("/", forsetihttp.Probes(rt))
+	mux.Handle("GET /metrics", forsetiprom.Handler(rt))
 	a := &admin{addr: listener.Addr().String(), ended: make(chan struct{}), server: &http.Server{
-		Handler: forsetihttp.Probes(rt), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+		Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 	}}
 	go func() {
 		defer close(a.ended)

@@ -87,7 +87,7 @@ what runs is aborted and goes back to the stream. A third one ends the process a
 	flags.IntVar(&f.minCalls, "min-calls", 20, "calls in the window before it is judged")
 	flags.DurationVar(&f.ackWait, "ack-wait", cluster.DefaultAckWait, "silence after which a task of a dead node goes to another one")
 	flags.DurationVar(&f.drain, "drain", 20*time.Second, "how long tasks in hand may take when the node is told to end")
-	flags.StringVar(&f.admin, "admin", "", "`host:port` for GET /livez, /readyz, /healthz, as 127.0.0.1:7480; they show no payloads, and change nothing")
+	flags.StringVar(&f.admin, "admin", "", "`host:port` for GET /livez, /readyz, /healthz and /metrics, as 127.0.0.1:7480; they show no payloads, and change nothing")
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "no banner, only the log")
 	return cmd
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -131,6 +132,12 @@ func TestSecondSignalEndsTheDrain(t *testing.T) {
 		require.Equal(t, want, answer.StatusCode)
 	}
 	requireStatus(http.StatusOK)
+	answer, err := http.Get(strings.Replace(at, "/readyz", "/metrics", 1))
+	require.NoError(t, err)
+	text, err := io.ReadAll(answer.Body)
+	require.NoError(t, err)
+	require.NoError(t, answer.Body.Close())
+	require.Contains(t, string(text), "forseti_shutdown_phase 0\n")
 	good(t, "task", "send", "charge", "{}", "--nats", n.nats)
 	<-n.arrived
 	n.signal(t, syscall.SIGTERM)
