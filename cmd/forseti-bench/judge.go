@@ -62,10 +62,13 @@ func (f figure) had() float64 { return min(f.Metrics["cpus"]/float64(goruntime.G
 // against is a rival's figure beside ours.
 type against struct {
 	figure
-	Ratio   float64 `json:"ratio"` // ours by the rival's: less than 1 is faster
-	Goal    float64 `json:"goal,omitempty"`
-	Verdict verdict `json:"verdict"`
-	IsBest  bool    `json:"is_best,omitempty"`
+	Ratio float64 `json:"ratio"` // ours by the rival's: less than 1 is faster
+	Goal  float64 `json:"goal,omitempty"`
+	// More is what ours takes beyond it, and MoreGoal the most that it may: of two works of our own, one of which does more.
+	More     float64 `json:"more,omitempty"`
+	MoreGoal float64 `json:"goal_more,omitempty"`
+	Verdict  verdict `json:"verdict"`
+	IsBest   bool    `json:"is_best,omitempty"`
 }
 
 // row is one trial in one mode: the table's unit, and the file's.
@@ -113,9 +116,36 @@ func judge(t trial, m mode, ours figure, rivals []figure) row {
 				a.Verdict = unsure
 			}
 		}
+		if most, ok := m.more[rival.Name]; ok {
+			a.More, a.MoreGoal, a.Verdict = ours.Best-rival.Best, most, missed
+			if a.More <= most {
+				a.Verdict = met
+			}
+			if ours.Starved || rival.Starved { // a difference says nothing then, either way
+				a.Verdict = unsure
+			}
+		}
 		r.Rivals = append(r.Rivals, a)
 	}
 	return r
+}
+
+// compared is how ours does beside it, in words, and asked what is asked of that.
+func (a against) compared() string {
+	if a.MoreGoal > 0 {
+		return fmt.Sprintf("%+.0f ns", a.More)
+	}
+	return fmt.Sprintf("%.3gx", a.Ratio)
+}
+
+func (a against) asked() string {
+	switch {
+	case a.MoreGoal > 0:
+		return fmt.Sprintf("<= +%g ns", a.MoreGoal)
+	case a.Goal > 0:
+		return fmt.Sprintf("<= %gx", a.Goal)
+	}
+	return ""
 }
 
 func (t trial) measures() string {
@@ -134,9 +164,9 @@ func misses(rows []row) (said []string) {
 		for _, a := range r.Rivals {
 			switch a.Verdict {
 			case missed:
-				said = append(said, fmt.Sprintf("%s, %s: %.3gx %s, the goal is %gx", r.Work, r.Mode, a.Ratio, a.Name, a.Goal))
+				said = append(said, fmt.Sprintf("%s, %s: %s %s, the goal is %s", r.Work, r.Mode, a.compared(), a.Name, strings.TrimPrefix(a.asked(), "<= ")))
 			case unsure:
-				said = append(said, fmt.Sprintf("%s, %s: %.3gx %s would do, but they did not get their processors: measure again", r.Work, r.Mode, a.Ratio, a.Name))
+				said = append(said, fmt.Sprintf("%s, %s: %s %s, but they did not get their processors: measure again", r.Work, r.Mode, a.compared(), a.Name))
 			}
 		}
 	}

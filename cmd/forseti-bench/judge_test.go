@@ -2,6 +2,7 @@ package main
 
 import (
 	"math"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -168,7 +169,8 @@ func TestGoalsNameRivals(t *testing.T) {
 		for _, m := range trial.modes {
 			require.False(t, seen[trial.work+", "+m.name], "%s, %s is there twice", trial.work, m.name)
 			seen[trial.work+", "+m.name] = true
-			for name := range m.ratios {
+			names := slices.Concat(sortedKeys(m.ratios), sortedKeys(m.more))
+			for _, name := range names {
 				found := name == bestRival
 				for _, rival := range trial.rivals {
 					found = found || rival.name == name
@@ -176,5 +178,27 @@ func TestGoalsNameRivals(t *testing.T) {
 				require.True(t, found, "%s: %s is none of its rivals", trial.work, name)
 			}
 		}
+	}
+}
+
+// A work may be a few nanoseconds slower than another of ours that does less, and that is judged only by figures of works
+// that had their processors.
+func TestDifferenceOfTwoWorks(t *testing.T) {
+	for _, c := range []struct {
+		ours, less float64
+		starved    bool
+		want       verdict
+		said       string
+	}{
+		{ours: 500, less: 440, want: met, said: "+60 ns"},
+		{ours: 501, less: 440, want: missed, said: "+61 ns"},
+		{ours: 430, less: 440, want: met, said: "-10 ns"},
+		{ours: 500, less: 100, starved: true, want: unsure, said: "+400 ns"},
+	} {
+		r := judge(trial{work: "w"}, mode{name: serial, more: ratio{fewer: 60}}, figure{Name: "ours", Best: c.ours, Starved: c.starved}, []figure{{Name: fewer, Best: c.less}})
+		require.Equal(t, c.want, r.Rivals[0].Verdict, c)
+		require.Equal(t, c.said, r.Rivals[0].compared())
+		require.Equal(t, "<= +60 ns", r.Rivals[0].asked())
+		require.Equal(t, c.want != met, len(misses([]row{r})) > 0)
 	}
 }

@@ -27,11 +27,11 @@ func (r *report) markdown() string {
 			lead, own, verdict = " | | ", "", noGoal // said once
 		}
 		for _, a := range row.named() {
-			if a.Goal > 0 {
-				own = strings.TrimPrefix(own+fmt.Sprintf(", <= %gx", a.Goal), ", ")
+			if asked := a.asked(); asked != "" {
+				own = strings.TrimPrefix(own+", "+asked, ", ")
 				verdict = both(verdict, a.Verdict)
 			}
-			line(fmt.Sprintf("%s | %s | %.3gx", a.Name, cost(a.figure, row.Unit), a.Ratio))
+			line(fmt.Sprintf("%s | %s | %s", a.Name, cost(a.figure, row.Unit), a.compared()))
 		}
 		if own != "" { // there is no rival
 			line(" | | ")
@@ -48,7 +48,7 @@ func (r *report) markdown() string {
 func (r row) named() []against {
 	var named, best []against
 	for _, a := range r.Rivals {
-		if a.Goal > 0 {
+		if a.asked() != "" {
 			named = append(named, a)
 		} else if a.IsBest {
 			best = append(best, a)

@@ -34,14 +34,11 @@ func (r row) lines() (table [][]cell) {
 		line(cell{}, cell{}, cell{}, cell{goal, plain}, r.Verdict.cell())
 	}
 	for _, a := range r.Rivals {
-		name, goal := cell{"  " + a.Name, plain}, ""
+		name := cell{"  " + a.Name, plain}
 		if a.IsBest {
 			name = cell{"* " + a.Name, bold}
 		}
-		if a.Goal > 0 {
-			goal = fmt.Sprintf("<= %gx", a.Goal)
-		}
-		line(name, cell{cost(a.figure, r.Unit), name.style}, cell{fmt.Sprintf("%.3gx", a.Ratio), plain}, cell{goal, plain}, a.Verdict.cell())
+		line(name, cell{cost(a.figure, r.Unit), name.style}, cell{a.compared(), plain}, cell{a.asked(), plain}, a.Verdict.cell())
 	}
 	return table
 }
