@@ -27,6 +27,8 @@ type TaskResult struct {
 	DeadLetterID string          `json:"dead_letter_id,omitempty"`
 	TraceParent  string          `json:"traceparent,omitempty"` // W3C, of the run
 	StoredAt     time.Time       `json:"stored_at,omitzero"`    // by the server's clock; set by readers
+	// StreamSequence is the store's, set by those who watch.
+	StreamSequence uint64 `json:"stream_sequence,omitempty"`
 }
 
 // MarshalJSON writes durations as milliseconds, as the headers do.
