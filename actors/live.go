@@ -106,6 +106,9 @@ func (p *Pipeline) Room(taskType string) (n int, wait time.Duration, why string)
 	}
 	n = int(max(p.intake.size-p.intake.used.Load(), 0))
 	now, observing := p.sys.now(), p.observing.Load()
+	if p.Paused(taskType) {
+		return 0, 0, "paused"
+	}
 	mode := p.killMode(taskType, now)
 	if n == 0 || mode != messages.KillBypass && p.crowded() {
 		return 0, time.Millisecond, ""
@@ -132,6 +135,11 @@ func (p *Pipeline) Room(taskType string) (n int, wait time.Duration, why string)
 		}
 	}
 	return n, 0, ""
+}
+
+// Paused reports whether an operator ordered that no tasks of a type are taken: see messages.ScopeTasks.
+func (p *Pipeline) Paused(taskType string) bool {
+	return p.sys.kill.view.Load().Paused(taskType, policy.Instant(p.sys.now())) != nil
 }
 
 // Aside says of n reserved slots that no call is about to come of them, or none any more: somebody waits with them for

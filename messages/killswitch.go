@@ -23,6 +23,9 @@ const (
 	ScopeTenant   ScopeKind = "tenant"
 	ScopePipeline ScopeKind = "pipeline"
 	ScopeType     ScopeKind = "type" // of a task
+	// ScopeTasks is not about calls but about the taking of tasks: those of a type stay in the stream while it is blocked, and
+	// everything else goes on, what was taken before and calls of the same type among it. It knows no other mode.
+	ScopeTasks ScopeKind = "tasks"
 )
 
 // Scope says what an order of the kill switch is about: everything ("global"), or what has a value of a kind,
@@ -46,6 +49,9 @@ func PipelineScope(name string) Scope { return ScopeOf(ScopePipeline, name) }
 // TypeScope is the scope of one task type.
 func TypeScope(typ string) Scope { return ScopeOf(ScopeType, typ) }
 
+// TasksScope is the scope of the taking of one task type's tasks.
+func TasksScope(typ string) Scope { return ScopeOf(ScopeTasks, typ) }
+
 // Split gives a scope's kind and value. The kind of what is no scope is whatever stands there.
 func (s Scope) Split() (ScopeKind, string) {
 	kind, value, _ := strings.Cut(string(s), "=")
@@ -62,7 +68,7 @@ func (s Scope) Valid() bool {
 	switch kind {
 	case ScopeGlobal:
 		return s == Global
-	case ScopePipeline, ScopeType:
+	case ScopePipeline, ScopeType, ScopeTasks:
 		return ValidToken(value)
 	case ScopeTier, ScopeRegion, ScopeDomain, ScopeTenant:
 		return value != "" && len(value) <= MaxScopeValue && utf8.ValidString(value) && strings.IndexFunc(value, unicode.IsControl) < 0
@@ -71,7 +77,7 @@ func (s Scope) Valid() bool {
 }
 
 // scopes is what is said to who orders something else.
-const scopes = "global, pipeline=<name> or type=<task type>, a name being 1 to 64 of a-z, 0-9, _ and -, tier=critical, standard or non_essential, " +
+const scopes = "global, pipeline=<name>, type=<task type> or tasks=<task type>, a name being 1 to 64 of a-z, 0-9, _ and -, tier=critical, standard or non_essential, " +
 	"or domain=, region= or tenant=<text of 1 to 128 bytes, without control characters>"
 
 // ParseScope reads a scope as an operator types it: what follows the first "=" is the value, as it is. Empty means global. A tier that
@@ -166,6 +172,8 @@ func (s KillState) Order() (KillState, error) {
 			s.Mode = KillBlock
 		}
 		want(s.Mode == s.Mode.Acts(), "mode", string(s.Mode), "block, bypass or observe")
+		kind, _ := scope.Split()
+		want(kind != ScopeTasks || s.Mode.Acts() == KillBlock, "mode", string(s.Mode), "block, for the taking of tasks")
 		want(s.TTL >= 0 && s.TTL <= MaxKillTTL, "ttl", s.TTL, fmt.Sprintf("at most %v; 0 means until it is turned off", MaxKillTTL))
 	} else {
 		s.Mode, s.TTL = "", 0

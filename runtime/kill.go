@@ -67,7 +67,7 @@ func (rt *Runtime) concerns(scope messages.Scope) bool {
 	switch kind, name := scope.Split(); kind {
 	case messages.ScopePipeline:
 		return rt.sys.Has(name)
-	case messages.ScopeType:
+	case messages.ScopeType, messages.ScopeTasks:
 		rt.mu.Lock()
 		defer rt.mu.Unlock()
 		return rt.handlers[name] != nil

@@ -35,6 +35,12 @@ type taskRun struct {
 // begin decides whether the task runs at all, and runs it.
 func (r *taskRun) begin() {
 	t := &r.d.Task
+	if r.p.Paused(t.Type) { // it was asked for before the order came
+		r.refused.Add(1)
+		r.refusals.count(t.Sequence)
+		r.giveBack(roomPoll)
+		return
+	}
 	if r.d.Err != nil {
 		r.malformed.Add(1)
 		r.end(r.refusal(messages.ReasonMalformed, r.d.Err), messages.ReasonMalformed)

@@ -13,6 +13,7 @@ import (
 var killKinds = [...]messages.ScopeKind{
 	messages.ScopeGlobal, messages.ScopeTier, messages.ScopeRegion, messages.ScopeDomain,
 	messages.ScopeTenant, messages.ScopePipeline, messages.ScopeType,
+	messages.ScopeTasks, // no call is in it
 }
 
 // killOrder is the last order of a scope. It is never changed.
@@ -74,6 +75,14 @@ func (s *KillSnapshot) Decides(pipeline, taskType string, c *messages.Context, n
 	return best
 }
 
+// Paused returns the order by which no tasks of a type are taken; nil when there is none. The state must not be changed.
+func (s *KillSnapshot) Paused(taskType string, now Instant) *messages.KillState {
+	if o := s.on[len(killKinds)-1][taskType]; o.inForce(now) {
+		return &o.KillState
+	}
+	return nil
+}
+
 // strictness ranks modes; the highest decides.
 func strictness(m messages.KillMode) int {
 	switch m.Acts() {
@@ -94,6 +103,8 @@ func scopeValue(kind messages.ScopeKind, pipeline, taskType string, c *messages.
 		return pipeline, true
 	case messages.ScopeType:
 		return taskType, taskType != ""
+	case messages.ScopeTasks:
+		return "", false
 	}
 	if c == nil {
 		return "", false

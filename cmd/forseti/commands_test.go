@@ -291,3 +291,33 @@ func TestClientsDoNotShareNames(t *testing.T) {
 	require.NotEqual(t, cluster.DefaultURL, i.nats)
 	require.NotContains(t, good(t, "kill", "on", "--reason", "r", "--wait", "--nats", i.nats), "cli-")
 }
+
+func TestTaskPause(t *testing.T) {
+	i := install(t)
+	require.Contains(t, good(t, "task", "pause", "charge", "--reason", "move", "--by", "ops", "--wait", "--nats", i.nats), "tasks=charge")
+	good(t, "task", "send", "charge", "{}", "--id", "p", "--nats", i.nats)
+	bad(t, exitTimeout, "tasks=charge: move (ops)", "task", "get", "p", "--wait", "--timeout", "500ms", "--nats", i.nats)
+	good(t, "task", "resume", "charge", "--reason", "moved", "--by", "ops", "--nats", i.nats)
+	require.Contains(t, good(t, "task", "get", "p", "--wait", "--nats", i.nats), "success")
+	bad(t, exitUsage, "--reason is missing", "task", "pause", "charge", "--nats", i.nats)
+	bad(t, exitUsage, "tasks=<task type>", "task", "pause", "No Type", "--reason", "r", "--nats", i.nats)
+	bad(t, exitUsage, "--ttl is -1s", "task", "pause", "charge", "--reason", "r", "--ttl", "-1s", "--nats", i.nats)
+}
+
+func TestTaskWatch(t *testing.T) {
+	i := install(t)
+	good(t, "task", "send", "charge", "{}", "--id", "a", "--wait", "--nats", i.nats)
+	cli(t, "task", "send", "broken", "{}", "--id", "b", "--wait", "--nats", i.nats)
+	watch := func(args ...string) string {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		a := cliWith(t, ctx, nil, append([]string{"task", "watch", "--nats", i.nats}, args...)...)
+		require.Zero(t, a.code, a.errOut)
+		return a.out
+	}
+	golden(t, "task_watch.ndjson", watch("charge", "--since", "1h", "-o", "json"))
+	all := watch("--from-seq", "1")
+	require.Contains(t, all, "out of order")
+	require.Less(t, strings.Index(all, " a "), strings.Index(all, " b "))
+	bad(t, exitUsage, "Type", "task", "watch", "No Type", "--nats", i.nats)
+}

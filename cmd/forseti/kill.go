@@ -28,7 +28,7 @@ Modes:
   observe  guards and policies only tell what they would have done; bulkheads act
 
 Scopes: global, pipeline=<name>, type=<task type>, and what calls say of themselves: tier=, region=, domain=,
-tenant=<text>. Values are taken as they are; there are no wildcards. Where scopes overlap the strictest mode decides,
+tenant=<text>; tasks=<task type> only leaves tasks in the stream. Values are taken as they are; there are no wildcards. Where scopes overlap the strictest mode decides,
 block before bypass before observe, whatever is wider or newer; of equal ones the widest is named.`,
 	})
 	var client clientFlags
