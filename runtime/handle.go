@@ -30,6 +30,9 @@ type TaskConfig struct {
 	// MaxInFlight bounds the tasks that all nodes hold together. Default 256. A node never holds more than its
 	// pipeline's intake.
 	MaxInFlight int
+	// Concurrency bounds the tasks of this type that this node holds, for types that share a pipeline. 0, the default, means
+	// what the pipeline has room for.
+	Concurrency int
 	// MaxDeliveries is how often a task may come before it is put aside as a dead letter: one that takes its node
 	// down with it must not do so for ever. Deliveries that a policy of this node refused do not count. Default 100.
 	MaxDeliveries int
@@ -117,6 +120,7 @@ type handler struct {
 
 	number   int // in the order in which types got their handlers
 	inFlight atomic.Int64
+	slots    atomic.Int64 // of the intake: those reserved for tasks, and those of tasks in flight
 }
 
 func (rt *Runtime) handle(cfg TaskConfig, p Pipeline, prepare func(messages.Task) (func(context.Context) (any, error), error)) error {
@@ -125,6 +129,9 @@ func (rt *Runtime) handle(cfg TaskConfig, p Pipeline, prepare func(messages.Task
 	}
 	if p.p == nil {
 		return fmt.Errorf("task type %q: %w", cfg.Type, errNoPipeline)
+	}
+	if cfg.Concurrency < 0 {
+		return fmt.Errorf("task type %q: %w", cfg.Type, &messages.FieldError{Field: "Concurrency", Value: cfg.Concurrency, Allowed: "0 or more"})
 	}
 	h := &handler{rt: rt, cfg: cfg.withDefaults(), p: p.p, prepare: prepare}
 	if err := rt.claim(h); err != nil {
@@ -186,6 +193,10 @@ const (
 // would be refused anyway is better off in the stream.
 func (h *handler) Room() (int, time.Duration, string) {
 	n, wait, why := h.p.Room(h.cfg.Type)
+	if n > 0 && h.within(n) == 0 {
+		n, wait = 0, roomPoll // or until one of them ends, which wakes the consumer
+	}
+	n = h.within(n)
 	if n == 0 && wait > 0 && wait <= roomPoll {
 		why = "" // over before anybody could hear of it: a limit that paces its calls does that all the time
 	}
@@ -195,8 +206,24 @@ func (h *handler) Room() (int, time.Duration, string) {
 	return n, max(wait, roomAtLeast), why
 }
 
-func (h *handler) Reserve(n int) int { return h.p.Reserve(n) }
-func (h *handler) Release(n int)     { h.p.Release(n) }
+// within is how many of n slots the type may take besides those it has.
+func (h *handler) within(n int) int {
+	if h.cfg.Concurrency > 0 {
+		n = min(n, h.cfg.Concurrency-int(h.slots.Load()))
+	}
+	return max(n, 0)
+}
+
+func (h *handler) Reserve(n int) int {
+	got := h.p.Reserve(h.within(n))
+	h.slots.Add(int64(got))
+	return got
+}
+
+func (h *handler) Release(n int) {
+	h.slots.Add(int64(-n))
+	h.p.Release(n)
+}
 
 func (h *handler) pause(why string, _ time.Duration) {
 	h.paused.Add(1)

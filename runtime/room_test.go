@@ -3,6 +3,7 @@ package runtime_test
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -78,4 +79,42 @@ func TestPacingWasToldAsPauses(t *testing.T) {
 			require.Equal(t, told, rt.TaskStats("charge").Paused > 0)
 		})
 	}
+}
+
+// Two types share a pipeline; the one that is bounded leaves the rest of it to the other.
+func TestConcurrencyBoundsOneType(t *testing.T) {
+	rt, c := node(t)
+	p := pipeline(t, rt, runtime.Spec{})
+	var now, most atomic.Int32
+	hold := make(chan struct{})
+	slow := func(context.Context, runtime.Task[order]) (receipt, error) {
+		n := now.Add(1)
+		for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
+		}
+		<-hold
+		now.Add(-1)
+		return receipt{1}, nil
+	}
+	require.NoError(t, runtime.HandleWith(rt, runtime.TaskConfig{Type: "slow", Concurrency: 2}, p, slow))
+	require.NoError(t, runtime.Handle(rt, "quick", p, func(context.Context, runtime.Task[order]) (receipt, error) { return receipt{2}, nil }))
+	var tasks []messages.Task
+	for range 20 {
+		tasks = append(tasks, send(t, c, messages.Task{Type: "slow", Body: []byte("{}")}))
+	}
+	require.Eventually(t, func() bool { return now.Load() == 2 }, 5*time.Second, time.Millisecond)
+	quick := send(t, c, messages.Task{Type: "quick", Body: []byte("{}")})
+	require.Equal(t, messages.Success, result(t, c, quick.ID, 0).Outcome)
+	close(hold)
+	for _, task := range tasks {
+		require.Equal(t, messages.Success, result(t, c, task.ID, 0).Outcome)
+	}
+	require.EqualValues(t, 2, most.Load())
+}
+
+func TestConcurrencyIsNotNegative(t *testing.T) {
+	rt, _ := node(t)
+	err := runtime.HandleWith(rt, runtime.TaskConfig{Type: "t", Concurrency: -1}, pipeline(t, rt, runtime.Spec{}),
+		func(context.Context, runtime.Task[order]) (receipt, error) { return receipt{}, nil })
+	require.ErrorIs(t, err, messages.ErrInvalid)
+	require.ErrorContains(t, err, "Concurrency")
 }

@@ -381,7 +381,7 @@ func (r *taskRun) free() {
 	if r.passed.Load() {
 		r.p.Aside(-1)
 	}
-	r.p.Release(1)
+	r.Release(1)
 	if k := r.consumer.Load(); k != nil {
 		k.Wake()
 	}
