@@ -32,7 +32,7 @@ const (
 type RedactionRules struct {
 	// Fields are paths of names, without regard to case: "card.number". "*" stands for any one name, "**" for any number
 	// of names, none too: "**.password". The elements of an array need no mention; "items[].secret" is one of an array's
-	// elements only. At most 128 paths, each of at most 16 names and 256 bytes.
+	// elements only. A name with dots in it, as attributes and flattened documents have, is a path as well. At most 128 paths, each of at most 16 names and 256 bytes.
 	Fields []string
 	// Values are patterns of text that is withheld wherever it stands: in strings, numbers, names, attributes and errors.
 	// At most 128; none may match the empty text.

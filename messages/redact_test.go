@@ -67,6 +67,20 @@ func TestRedactionOfAttributes(t *testing.T) {
 	require.Equal(t, `{"number":"[redacted]"}`, got["card"])
 }
 
+// An attribute named as a rule's path kept its value: names with dots were followed as one name only.
+func TestFlattenedNamesWereNotRedacted(t *testing.T) {
+	r, err := NewRedaction(RedactionRules{Fields: []string{"card.number", "**.token"}})
+	require.NoError(t, err)
+	extra, rules := r.Attributes(map[string]any{"card.number": "4111", "Card": map[string]any{"Number": 7}, "auth.x.token": "t", "card.name": "Ann", "card": `{"number":1}`})
+	require.Equal(t, "[redacted]", extra["card.number"])
+	require.Equal(t, "[redacted]", extra["auth.x.token"])
+	require.Equal(t, "Ann", extra["card.name"])
+	require.JSONEq(t, `{"number":"[redacted]"}`, extra["card"].(string))
+	require.Equal(t, []string{"card.number", "**.token"}, rules)
+	body, _ := r.JSON([]byte(`{"card.number":"4111","a.b":{"token":1},"order.card":{"number":2},"card..number":3}`))
+	require.JSONEq(t, `{"card.number":"[redacted]","a.b":{"token":"[redacted]"},"order.card":{"number":2},"card..number":3}`, string(body))
+}
+
 func TestBodyThatIsNotJSONIsWithheld(t *testing.T) {
 	r := redaction(t, "secret")
 	for _, body := range []string{"{", `{"a":1} x`, "secret=1", "\xff"} {

@@ -32,8 +32,25 @@ func (r *Redaction) reach(at []cursor, c cursor) []cursor {
 	return at
 }
 
-// step follows a name. hit is the rule whose path ends here, or -1.
+// step follows a name. hit is the rule whose path ends here, or -1. A name with dots is followed as a path, too: attributes and
+// flattened documents have names as "card.number".
 func (r *Redaction) step(at []cursor, name string) (next []cursor, hit int) {
+	next, hit = r.follow(at, name)
+	if hit >= 0 || !strings.Contains(name, ".") {
+		return next, hit
+	}
+	for part := range strings.SplitSeq(name, ".") {
+		if at, hit = r.follow(at, part); hit >= 0 || len(at) == 0 {
+			break
+		}
+	}
+	for _, c := range at {
+		next = r.reach(next, c)
+	}
+	return next, hit
+}
+
+func (r *Redaction) follow(at []cursor, name string) (next []cursor, hit int) {
 	for _, c := range at {
 		segments := r.fields[c.rule].segments
 		switch s := segments[c.segment]; s.kind {

@@ -44,7 +44,15 @@ func (n *notes) encoded(p *actors.Pipeline) (snapshot, response []byte) {
 	n.mu.Lock()
 	s, r := n.snapshot, n.response
 	n.mu.Unlock()
-	return p.Encoded(s), p.Encoded(r)
+	return encodedNote(p, s), encodedNote(p, r)
+}
+
+// encodedNote is nothing for what was not noted.
+func encodedNote(p *actors.Pipeline, v any) []byte {
+	if v == nil {
+		return nil
+	}
+	return p.Encoded(v)
 }
 
 // noted is a context in which notes can be made.

@@ -341,3 +341,16 @@ func TestProtectedCallAllocatesOnce(t *testing.T) {
 		require.LessOrEqual(t, testing.AllocsPerRun(200, func() { _, _ = f.Call(ctx, args{"17", 1}) }), 1.0)
 	}
 }
+
+// A function that noted nothing left a snapshot and a response that said null.
+func TestNothingNotedIsNothingKept(t *testing.T) {
+	sink := make(kept, 1)
+	p := pipeline(t, alone(t), runtime.Spec{Sinks: []sinks.Sink{sink}})
+	f, err := runtime.Protect(p, func(context.Context, payment) (int, error) { return 0, errBoom }, runtime.Capture{})
+	require.NoError(t, err)
+	_, err = f.Call(t.Context(), payment{})
+	require.ErrorIs(t, err, errBoom)
+	d := <-sink
+	require.Nil(t, d.Snapshot)
+	require.Nil(t, d.Response)
+}
