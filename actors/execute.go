@@ -76,13 +76,31 @@ func (s *System) Work(job func()) { s.workers.run(job) }
 // is called once when the function has really returned, which may be before or after. The caller keeps what a failure
 // leaves, and releases the slot when both were: until then the task counts as in flight.
 func RunTask(ctx context.Context, p *Pipeline, t *messages.Task, fn func(context.Context) (any, error), then func(Result[any]), left func()) {
+	r := called(ctx, p, t, fn, then)
+	r.task, r.left = true, left
+	r.launch(inPlace)
+}
+
+// RunCall is RunTask for work that somebody waits for and nobody stored: what a failure leaves goes to the pipeline's sinks.
+func RunCall(ctx context.Context, p *Pipeline, t *messages.Task, fn func(context.Context) (any, error), then func(Result[any]), left func()) {
+	r := called(ctx, p, t, fn, then)
+	r.left = left
+	r.launch(inPlace)
+}
+
+// RefuseCall takes a call through the pipeline for which there was no slot: hooks, fallback and sinks see it refused. Should
+// there be one now, it runs.
+func RefuseCall(ctx context.Context, p *Pipeline, t *messages.Task, fn func(context.Context) (any, error), then func(Result[any])) {
+	called(ctx, p, t, fn, then).launch(onWorker)
+}
+
+func called(ctx context.Context, p *Pipeline, t *messages.Task, fn func(context.Context) (any, error), then func(Result[any])) *record[any] {
 	r := poolOf[any](p).take(ctx, &t.Context)
-	r.fn, r.task, r.taskType = fn, true, t.Type
+	r.fn, r.taskType = fn, t.Type
 	r.meta.IdempotencyKey = t.IdempotencyKey
 	r.then = func(src *record[any], err error) { then(src.result(err)) }
-	r.left = left
 	r.check(fn == nil)
-	r.launch(inPlace)
+	return r
 }
 
 // Reason is the one word for how a call ended that a dead letter is filed under.

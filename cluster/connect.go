@@ -15,6 +15,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go/micro"
 
 	"github.com/forseti-go/forseti/messages"
 )
@@ -71,6 +72,9 @@ type Cluster struct {
 	hooks     map[int]func()
 	listeners map[int]func(messages.Event)
 	consumers map[*Consumer]struct{}
+	calls     micro.Service // nil until the first type is answered
+
+	callsStopped bool
 
 	lostAt time.Time // belongs to the client's goroutine that calls back
 

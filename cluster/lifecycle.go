@@ -32,6 +32,7 @@ func (c *Cluster) Close(ctx context.Context) error {
 }
 
 func (c *Cluster) shutdown() {
+	c.StopCalls()
 	c.mu.Lock()
 	c.closing = true
 	consumers := slices.Collect(maps.Keys(c.consumers))

@@ -54,6 +54,7 @@ type names struct {
 	tasks, results, dlq, events   string // streams
 	controlBucket, dlqStateBucket string
 	cancelBucket                  string
+	service                       string // in the NATS services API
 }
 
 // plain prefixes map to names one to one by themselves; all others get a hash.
@@ -73,12 +74,13 @@ func namesOf(prefix string) names {
 		prefix: prefix,
 		tasks:  base + "_TASKS", results: base + "_RESULTS", dlq: base + "_DLQ", events: base + "_EVENTS",
 		controlBucket: low + "_control", dlqStateBucket: low + "_dlq_state",
-		cancelBucket: low + "_cancel",
+		cancelBucket: low + "_cancel", service: low,
 	}
 }
 
 func (n names) task(typ string) string      { return n.prefix + ".task." + typ }
 func (n names) result(taskID string) string { return n.prefix + ".result." + SubjectToken(taskID) }
+func (n names) call(typ string) string      { return n.prefix + ".call." + typ }
 func (n names) control(verb string) string  { return n.prefix + ".ctl.all." + verb }
 
 func (n names) deadLetter(d *messages.DeadLetter) string {

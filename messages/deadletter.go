@@ -26,6 +26,7 @@ const (
 	ReasonUnhandled     = "unhandled"
 	ReasonMaxDeliveries = "max-deliveries"
 	ReasonUnserialised  = "unserialisable"
+	ReasonSchema        = "schema"
 	ReasonStopped       = "stopped"
 	ReasonRejectedBy    = "rejected-by-"
 )

@@ -33,6 +33,8 @@ type TaskConfig struct {
 	// Concurrency bounds the tasks of this type that this node holds, for types that share a pipeline. 0, the default, means
 	// what the pipeline has room for.
 	Concurrency int
+	// NoCalls leaves requests of the type unanswered by this handler: it only takes stored tasks.
+	NoCalls bool
 	// MaxDeliveries is how often a task may come before it is put aside as a dead letter: one that takes its node
 	// down with it must not do so for ever. Deliveries that a policy of this node refused do not count. Default 100.
 	MaxDeliveries int
@@ -54,7 +56,8 @@ func (c TaskConfig) withDefaults() TaskConfig {
 	return c
 }
 
-// Handle makes p run fn for every task of a type. fn returns the result, which is stored as JSON, or an error; it
+// Handle makes p run fn for every task of a type, and for every call: a request to the subject call.<type>, which is answered
+// and not stored; see [cluster.Cluster.Call]. fn returns the result, which is stored as JSON, or an error; it
 // steers what becomes of the task by returning messages.Retry, messages.Discard or messages.DeadLetterNow. It must
 // be idempotent. A delay asked for by messages.Retry is cut to AckWait: what is put off still counts among the tasks in
 // flight. The runtime needs a cluster, and can have one handler per type.
@@ -101,6 +104,8 @@ func decodeBody(t *messages.Task, into any) error {
 // TaskStats counts what became of a type's tasks on this node since it started.
 type TaskStats struct {
 	Received, Succeeded, Failed, Malformed, Expired uint64
+	// Calls is how many requests were answered, and CallsFailed how many of those had neither a value nor a fallback's.
+	Calls, CallsFailed uint64
 	// Refused is how often a task was given back because a policy refused it; Paused how often fetching stopped
 	// for one.
 	Refused, Paused uint64
@@ -116,7 +121,7 @@ type handler struct {
 	refusals refusals
 	consumer atomic.Pointer[cluster.Consumer] // nil until it fetches
 
-	received, redelivered, succeeded, failed, malformed, expired, refused, paused, letters atomic.Uint64
+	received, redelivered, succeeded, failed, malformed, expired, refused, paused, letters, calls, callsFailed atomic.Uint64
 
 	number   int // in the order in which types got their handlers
 	inFlight atomic.Int64
@@ -149,8 +154,12 @@ func (rt *Runtime) handle(cfg TaskConfig, p Pipeline, prepare func(messages.Task
 	h.consumer.Store(consumer)
 	if rt.isDraining() { // meanwhile
 		consumer.Stop()
+		return nil
 	}
-	return nil
+	if cfg.NoCalls {
+		return nil
+	}
+	return rt.cluster.AnswerCalls(cfg.Type, h.answer)
 }
 
 // claim makes h the handler of its type. It does not fetch yet: that takes a while, and nothing waits for it here.
@@ -180,6 +189,7 @@ func (rt *Runtime) TaskStats(typ string) TaskStats {
 	return TaskStats{
 		Received: h.received.Load(), Succeeded: h.succeeded.Load(), Failed: h.failed.Load(), Malformed: h.malformed.Load(),
 		Expired: h.expired.Load(), Refused: h.refused.Load(), Paused: h.paused.Load(), DeadLetters: h.letters.Load(),
+		Calls: h.calls.Load(), CallsFailed: h.callsFailed.Load(),
 	}
 }
 

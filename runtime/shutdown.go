@@ -124,6 +124,9 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 
 	report := &rt.report
 	errs := report.call(ctx, farewells, Draining)
+	if rt.cluster != nil {
+		rt.cluster.StopCalls()
+	}
 	for _, h := range handlers {
 		if k := h.consumer.Load(); k != nil {
 			k.Stop()

@@ -54,7 +54,7 @@ func (r *taskRun) begin() {
 		r.end(r.refusal(messages.ReasonMaxDeliveries, err), messages.ReasonMaxDeliveries)
 		return
 	}
-	fn, err := r.prepared()
+	fn, err := r.prepared(t)
 	if err != nil {
 		r.malformed.Add(1)
 		r.end(r.refusal(messages.ReasonMalformed, err), messages.ReasonMalformed)
@@ -98,13 +98,13 @@ func (r *taskRun) left() {
 }
 
 // prepared decodes the body. The user's UnmarshalJSON may panic.
-func (r *taskRun) prepared() (fn func(context.Context) (any, error), err error) {
+func (h *handler) prepared(t *messages.Task) (fn func(context.Context) (any, error), err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = &messages.PanicError{Value: v, Stack: debug.Stack()}
 		}
 	}()
-	return r.prepare(r.d.Task)
+	return h.prepare(*t)
 }
 
 // encoded is the value as JSON. The user's MarshalJSON may panic, and the work is done: it must not be done again.
@@ -274,16 +274,20 @@ func (r *taskRun) end(res actors.Result[any], reason string) {
 
 // result makes the task's record.
 func (r *taskRun) result(res *actors.Result[any], reason string) messages.TaskResult {
-	t := &r.d.Task
+	return r.record(&r.d.Task, res, reason)
+}
+
+// record says how a task, or a call, ended.
+func (h *handler) record(t *messages.Task, res *actors.Result[any], reason string) messages.TaskResult {
 	record := messages.TaskResult{
 		TaskID: t.ID, Type: t.Type, Replay: t.Replay, Outcome: res.Outcome, Reason: reason, Attempts: res.Attempts,
-		Policies: res.Policies(), Duration: res.Duration, Node: r.rt.node, DeadLetterID: res.DeadLetterID, TraceParent: res.TraceParent,
+		Policies: res.Policies(), Duration: res.Duration, Node: h.rt.node, DeadLetterID: res.DeadLetterID, TraceParent: res.TraceParent,
 	}
 	if record.TraceParent == "" {
 		record.TraceParent = t.TraceParent
 	}
 	if res.Err != nil && !res.Success() {
-		record.Error, record.ErrorType = r.rt.redaction.Text(messages.ErrorText(res.Err)), messages.ErrorType(res.Err)
+		record.Error, record.ErrorType = h.rt.redaction.Text(messages.ErrorText(res.Err)), messages.ErrorType(res.Err)
 	}
 	if rejected, ok := errors.AsType[*messages.RejectedError](res.Err); ok && res.Outcome == messages.Rejected {
 		record.RejectedBy, record.RetryAfter = rejected.By, rejected.RetryAfter
