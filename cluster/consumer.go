@@ -107,7 +107,7 @@ type Consumer struct {
 
 	// What follows is the fetching goroutine's own.
 	lines    []*line
-	inboxes  []*inbox // by class
+	inboxes  []*inbox         // by class
 	byName   map[string]*line // by their consumers
 	shares   shares
 	requests uint64      // made so far; each has a reply subject of its own

@@ -30,6 +30,9 @@ type TaskConfig struct {
 	// MaxInFlight bounds the tasks that all nodes hold together. Default 256. A node never holds more than its
 	// pipeline's intake.
 	MaxInFlight int
+	// Ordered takes the tasks with an ordering key, too, those of a key one after the other in the order in which they
+	// were stored; see [cluster.ConsumeConfig]. A task that is refused or put off holds up what follows in its partition.
+	Ordered bool
 	// MaxDeliveries is how often a task may come before it is put aside as a dead letter: one that takes its node
 	// down with it must not do so for ever. Deliveries that a policy of this node refused do not count. Default 100.
 	MaxDeliveries int
@@ -131,7 +134,7 @@ func (rt *Runtime) handle(cfg TaskConfig, p Pipeline, prepare func(messages.Task
 		return fmt.Errorf("task type %q: %w", cfg.Type, err)
 	}
 	consumer, err := rt.cluster.Consume(rt.life, cluster.ConsumeConfig{
-		Type: cfg.Type, AckWait: h.cfg.AckWait, MaxInFlight: cfg.MaxInFlight, OnPause: h.pause, OnResume: h.resume, OnIdle: h.idle,
+		Type: cfg.Type, AckWait: h.cfg.AckWait, MaxInFlight: cfg.MaxInFlight, Ordered: cfg.Ordered, OnPause: h.pause, OnResume: h.resume, OnIdle: h.idle,
 	}, h, h.deliver)
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
