@@ -117,9 +117,13 @@ type Consumer struct {
 	due      bool        // there may be something to ask for
 	blocked  bool        // there is, and no room for it
 	askAt    time.Time   // when to ask for room again
-	repairAt time.Time   // no consumer is made again before
 	alarm    *time.Timer // rings at alarmAt; zero: not set
 	alarmAt  time.Time
+
+	repairing []lane     // whose consumers are being made again
+	repaired  chan error // how that ended
+	repairs   int        // how often it failed
+	repairAt  time.Time  // not again before
 
 	paused                                                                atomic.Bool
 	received, redelivered, acked, naked, duplicates, unslotted, refetches atomic.Uint64
@@ -165,7 +169,7 @@ func (c *Cluster) Consume(ctx context.Context, cfg ConsumeConfig, in Intake, del
 		wake: make(chan struct{}, 1), reconnected: make(chan struct{}, 1),
 		fetched: make(chan struct{}), idle: make(chan struct{}),
 		held: map[taskKey]*Delivery{}, unsure: map[taskKey]struct{}{}, byName: map[string]*line{},
-		alarm: time.NewTimer(maxRoomWait),
+		alarm: time.NewTimer(maxRoomWait), repaired: make(chan error, 1),
 	}
 	if err := k.lineUp(lanes); err != nil {
 		return nil, err

@@ -66,7 +66,7 @@ func (k *Consumer) ask(ctx context.Context) {
 	}
 	slots = k.share(got, slots, now)
 	for _, l := range k.lines {
-		if l.reply == "" && l.parked == nil && !l.more && !now.Before(l.at) {
+		if l.idle(now) && !l.more {
 			k.request(l, 0, now)
 		}
 	}
@@ -83,12 +83,15 @@ func (k *Consumer) ask(ctx context.Context) {
 // wants is how many slots each class could use, and whether there is a line that shall wait.
 func (k *Consumer) wants(ctx context.Context, now time.Time) (want [classes]int, idle bool) {
 	var has [classes]bool
+	missing := false
 	for _, l := range k.lines {
 		c := l.class()
 		switch {
 		case l.parked != nil:
 			want[c]++
-		case l.reply != "" || now.Before(l.at) || !k.repaired(ctx, l, now):
+		case l.reply != "" || now.Before(l.at):
+		case l.missing:
+			missing = true
 		case l.more:
 			want[c] += int(min(l.pending-1, maxMaxInFlight-1)) + 1 // 0: as many as there may be
 		default:
@@ -98,6 +101,9 @@ func (k *Consumer) wants(ctx context.Context, now time.Time) (want [classes]int,
 	}
 	for c, has := range has {
 		k.shares.activate(class(c), has)
+	}
+	if missing {
+		k.repair(ctx, now)
 	}
 	return want, idle
 }
@@ -128,7 +134,7 @@ func (k *Consumer) nextParked(got *[classes]int) bool {
 func (k *Consumer) share(got [classes]int, left int, now time.Time) int {
 	var more [classes]int
 	for _, l := range k.lines {
-		if l.more && l.parked == nil && l.reply == "" && got[l.class()] > 0 {
+		if l.idle(now) && l.more && got[l.class()] > 0 {
 			more[l.class()] = left
 		}
 	}
@@ -137,7 +143,7 @@ func (k *Consumer) share(got [classes]int, left int, now time.Time) int {
 		left -= n
 	}
 	for _, l := range k.lines {
-		if n := got[l.class()]; n > 0 && l.more && l.parked == nil && l.reply == "" {
+		if n := got[l.class()]; n > 0 && l.idle(now) && l.more {
 			got[l.class()] = 0
 			k.request(l, n, now)
 		}
@@ -220,6 +226,8 @@ func (k *Consumer) await(ctx context.Context) {
 	case <-k.alarm.C:
 		k.alarmAt = time.Time{}
 		k.rang(time.Now())
+	case err := <-k.repaired:
+		k.settleRepair(err, time.Now())
 	case <-k.reconnected:
 		k.anew()
 	case <-ctx.Done():
@@ -242,6 +250,11 @@ func (k *Consumer) rang(now time.Time) {
 		} else {
 			k.due = true
 		}
+	}
+	if now.Before(k.repairAt) {
+		k.alarmBy(k.repairAt)
+	} else if !k.repairAt.IsZero() {
+		k.repairAt, k.due = time.Time{}, true
 	}
 	for _, l := range k.lines {
 		if l.parked != nil {

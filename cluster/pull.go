@@ -20,6 +20,8 @@ const (
 
 	orderedWait = 30 * time.Second // the same for partitions, of which there are many
 	orderedBeat = 10 * time.Second
+
+	repairDoubt = 200 * time.Millisecond // how long a consumer that was made again is looked at with suspicion
 )
 
 // Reasons why a request failed that mean more than to try again.
@@ -49,6 +51,11 @@ type line struct {
 
 	failures int
 	missing  bool // the consumer may be gone
+}
+
+// idle reports whether a line can be asked for tasks.
+func (l *line) idle(now time.Time) bool {
+	return l.reply == "" && l.parked == nil && !l.missing && !now.Before(l.at)
 }
 
 // inbox is where the answers to a line's requests go, or to those of all partitions: the server drops a request whose
@@ -166,44 +173,60 @@ func (k *Consumer) anew() {
 	}
 }
 
-// failed makes a line wait for a while, longer each time, but the first time for the consumer only.
+// failed makes a line wait for a while, longer each time, or for its consumer if that may be gone.
 func (k *Consumer) failed(l *line, err error, now time.Time) {
 	l.failures++
 	k.refetches.Add(1)
 	if l.failures == 1 || l.failures%20 == 0 {
 		k.c.log.Warn("fetching tasks failed", "consumer", l.name, "error", err, "failures", l.failures)
 	}
-	if l.missing = errors.Is(err, errGone) || errors.Is(err, errStale); l.missing {
-		l.more = !l.ordered()
+	l.at = now.Add(backOff(l.failures))
+	if errors.Is(err, errGone) || errors.Is(err, errStale) {
+		l.missing, l.more = true, !l.ordered()
 	}
-	if l.at = (time.Time{}); !l.missing || l.failures > 1 {
-		l.at = now.Add(backOff(l.failures))
-		k.alarmBy(l.at)
-	}
+	k.alarmBy(l.at)
 	k.due = true
 }
 
-// repaired makes a line's consumer again if that is gone.
-func (k *Consumer) repaired(ctx context.Context, l *line, now time.Time) bool {
-	if !l.missing || !k.c.nc.IsConnected() {
-		return true
+// repair makes the consumers of lines again that may be gone, all that are due together, while the others go on.
+func (k *Consumer) repair(ctx context.Context, now time.Time) {
+	if k.repairing != nil || now.Before(k.repairAt) || !k.c.nc.IsConnected() {
+		return
 	}
-	if now.Before(k.repairAt) {
-		l.at = k.repairAt
-		return false
-	}
-	if err := k.c.ensureConsumer(ctx, k.cfg, l.lane); err != nil {
-		if ctx.Err() == nil {
-			k.c.log.Warn("consumer is not there", "consumer", l.name, "error", err)
+	var lanes []lane
+	for _, l := range k.lines {
+		if l.missing && !now.Before(l.at) {
+			lanes = append(lanes, l.lane)
 		}
-		l.failures++
-		k.repairAt = time.Now().Add(backOff(l.failures)) // it may have taken long, and no other line fares better
-		l.at = k.repairAt
-		k.alarmBy(l.at)
-		return false
 	}
-	l.missing = false
-	return true
+	if k.c.own(func() {
+		// Their stream may just be on its way out, and take along what is made now.
+		err := k.c.ensureConsumers(ctx, k.cfg, lanes)
+		if err == nil && sleep(ctx, repairDoubt) {
+			err = k.c.ensureConsumers(ctx, k.cfg, lanes)
+		}
+		k.repaired <- err
+	}) {
+		k.repairing = lanes
+	}
+}
+
+// settleRepair is told how that ended.
+func (k *Consumer) settleRepair(err error, now time.Time) {
+	lanes := k.repairing
+	k.repairing, k.due = nil, true
+	if err != nil {
+		if k.repairs++; k.repairs == 1 || k.repairs%20 == 0 {
+			k.c.log.Warn("consumer is not there", "type", k.cfg.Type, "error", err)
+		}
+		k.repairAt = now.Add(backOff(k.repairs))
+		k.alarmBy(k.repairAt)
+		return
+	}
+	k.repairs = 0
+	for _, l := range lanes {
+		k.lines[l].missing = false
+	}
 }
 
 func backOff(failures int) time.Duration {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/forseti-go/forseti/messages"
 )
@@ -96,6 +97,20 @@ func (c *Cluster) TaskTypes(ctx context.Context) ([]string, error) {
 	}
 	slices.Sort(types)
 	return types, nil
+}
+
+// KeepsOrder reports whether some node has ever taken the tasks of a type that have an ordering key. Otherwise they wait.
+func (c *Cluster) KeepsOrder(ctx context.Context, typ string) (bool, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	_, err := c.tasks.Consumer(ctx, consumerName(typ, firstPartition))
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("consumers of %s: %w", c.names.tasks, unavailable(err))
+	}
+	return true, nil
 }
 
 // decodeTask reads a task from a message of the task stream, and gives it an id that no other message has

@@ -169,6 +169,9 @@ func (f *sendFlags) send(ctx context.Context, s *session, t messages.Task, list 
 		if err := s.handled(first, t.Type); err != nil {
 			return err
 		}
+		if err := s.ordered(first, t); err != nil {
+			return err
+		}
 	}
 	sent := make([]sentView, 0, f.count)
 	var failed error
