@@ -58,7 +58,7 @@ func TestVerifyStreamNamesTheField(t *testing.T) {
 	err := verifyStream(is, want)
 	require.ErrorIs(t, err, messages.ErrConflict)
 	require.ErrorContains(t, err, "FORSETI_TASKS exists with retention Limits, want WorkQueue")
-	require.ErrorContains(t, err, "subjects x, want forseti.v1.task.*")
+	require.ErrorContains(t, err, "subjects x, want forseti.v1.task.*.hi forseti.v1.task.* forseti.v1.task.*.lo forseti.v1.task.*.k.0 forseti.v1.task.*.k.1 and 62 more")
 	_, ok := errors.AsType[*ManifestError](err)
 	require.True(t, ok)
 }

@@ -43,7 +43,14 @@ type ConsumeConfig struct {
 	AckWait time.Duration
 	// MaxInFlight bounds the tasks of this type that all nodes together hold. Default 256, at most 65536.
 	// Nodes may differ: the largest counts.
+	//
+	// Each priority has a limit of its own of that size, and of a partition one task is out at a time.
 	MaxInFlight int
+	// Ordered takes the tasks with an ordering key, too. The server hands out one task of a partition at a time, over all
+	// nodes, and one that is given back or was lost with its node comes before the next. So those of a key run one after
+	// the other, as they were stored, as long as no task is silent for AckWait while it runs. Without it
+	// tasks with a key wait.
+	Ordered bool
 	// OnPause is called once when Room turns to 0 with a reason, OnResume once when that is over; both from
 	// the consumer's goroutine. Optional.
 	OnPause  func(why string, wait time.Duration)
@@ -76,7 +83,7 @@ func (c ConsumeConfig) Validate() error {
 	return errors.Join(errs...)
 }
 
-// Consumer takes tasks of one type. It runs two goroutines: one fetches, one gives signs of life for what
+// Consumer takes tasks of one type, of every priority. It runs two goroutines: one fetches, one gives signs of life for what
 // is held. Both end after Stop when all that was delivered is settled, and with the Cluster's Close.
 type Consumer struct {
 	c       *Cluster
@@ -84,9 +91,6 @@ type Consumer struct {
 	in      Intake
 	deliver func(*Delivery)
 
-	sub         *nats.Subscription
-	inbox       string
-	requests    uint64 // made so far; each has an inbox of its own under inbox
 	msgs        chan *nats.Msg
 	wake        chan struct{} // a slot may be free
 	reconnected chan struct{}
@@ -101,7 +105,25 @@ type Consumer struct {
 	unsure map[taskKey]struct{}
 	idle   chan struct{} // closed when nothing is held after the fetching ended
 
-	idling bool // the fetching goroutine waits with a slot for the next task, and has said so
+	// What follows is the fetching goroutine's own.
+	lines    []*line
+	inboxes  []*inbox         // by class
+	byName   map[string]*line // by their consumers
+	shares   shares
+	requests uint64      // made so far; each has a reply subject of its own
+	asked    int         // slots reserved for the requests under way
+	spare    bool        // one more slot is held for whichever line gets the next task
+	idling   bool        // it is merely held, and the intake was told so
+	due      bool        // there may be something to ask for
+	blocked  bool        // there is, and no room for it
+	askAt    time.Time   // when to ask for room again
+	alarm    *time.Timer // rings at alarmAt; zero: not set
+	alarmAt  time.Time
+
+	repairing []lane     // whose consumers are being made again
+	repaired  chan error // how that ended
+	repairs   int        // how often it failed
+	repairAt  time.Time  // not again before
 
 	paused                                                                atomic.Bool
 	received, redelivered, acked, naked, duplicates, unslotted, refetches atomic.Uint64
@@ -137,17 +159,19 @@ func (c *Cluster) Consume(ctx context.Context, cfg ConsumeConfig, in Intake, del
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	if err := c.ensureConsumer(ctx, cfg); err != nil {
+	lanes := lanesOf(cfg)
+	if err := c.ensureConsumers(ctx, cfg, lanes); err != nil {
 		return nil, err
 	}
 	k := &Consumer{
 		c: c, cfg: cfg, in: in, deliver: deliver,
-		msgs: make(chan *nats.Msg, 2*cfg.MaxInFlight+64),
+		msgs: make(chan *nats.Msg, 2*cfg.MaxInFlight+4*len(lanes)+64),
 		wake: make(chan struct{}, 1), reconnected: make(chan struct{}, 1),
 		fetched: make(chan struct{}), idle: make(chan struct{}),
-		held: map[taskKey]*Delivery{}, unsure: map[taskKey]struct{}{},
+		held: map[taskKey]*Delivery{}, unsure: map[taskKey]struct{}{}, byName: map[string]*line{},
+		alarm: time.NewTimer(maxRoomWait), repaired: make(chan error, 1),
 	}
-	if err := k.listen(); err != nil {
+	if err := k.lineUp(lanes); err != nil {
 		return nil, err
 	}
 	ctx, k.stop = context.WithCancel(ctx)
@@ -155,17 +179,32 @@ func (c *Cluster) Consume(ctx context.Context, cfg ConsumeConfig, in Intake, del
 	if !k.start(ctx) {
 		k.unhook()
 		k.stop()
-		_ = k.sub.Unsubscribe()
+		k.alarm.Stop()
+		for _, b := range k.inboxes {
+			_ = b.sub.Unsubscribe()
+		}
 		return nil, fmt.Errorf("task type %s: %w", cfg.Type, messages.ErrStopped)
 	}
 	return k, nil
 }
 
-// listen subscribes to a new inbox.
-func (k *Consumer) listen() (err error) {
-	k.inbox = k.c.nc.NewInbox()
-	if k.sub, err = k.c.nc.ChanSubscribe(k.inbox+".*", k.msgs); err != nil {
-		return fmt.Errorf("task type %s: %w", k.cfg.Type, unavailable(err))
+// lineUp makes a line of each lane, with an inbox; the partitions share one.
+func (k *Consumer) lineUp(lanes []lane) error {
+	for _, lane := range lanes {
+		if lane <= firstPartition {
+			k.inboxes = append(k.inboxes, &inbox{})
+		}
+		l := &line{lane: lane, name: consumerName(k.cfg.Type, lane), inbox: k.inboxes[lane.class()], more: !lane.ordered()}
+		k.lines = append(k.lines, l)
+		k.byName[l.name] = l
+	}
+	for i, b := range k.inboxes {
+		if err := k.listen(b); err != nil {
+			for _, b := range k.inboxes[:i] {
+				_ = b.sub.Unsubscribe()
+			}
+			return err
+		}
 	}
 	return nil
 }
@@ -236,10 +275,36 @@ func (k *Consumer) beat(ctx context.Context) {
 	}
 }
 
-// ensureConsumer creates the type's consumer, or raises the limits of the one that is there: a node with
+// ensureConsumers makes the consumers of several lanes, a few at a time, until one fails.
+func (c *Cluster) ensureConsumers(ctx context.Context, cfg ConsumeConfig, lanes []lane) error {
+	const together = 8
+	var wg sync.WaitGroup
+	var next atomic.Int64
+	var failed atomic.Pointer[error]
+	for range min(together, len(lanes)) {
+		wg.Go(func() {
+			for failed.Load() == nil {
+				i := int(next.Add(1)) - 1
+				if i >= len(lanes) {
+					return
+				}
+				if err := c.ensureConsumer(ctx, cfg, lanes[i]); err != nil {
+					failed.CompareAndSwap(nil, &err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if err := failed.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// ensureConsumer creates a lane's consumer, or raises the limits of the one that is there: a node with
 // a shorter AckWait must not make another one's signs of life too rare.
-func (c *Cluster) ensureConsumer(ctx context.Context, cfg ConsumeConfig) error {
-	want := c.names.consumerConfig(cfg)
+func (c *Cluster) ensureConsumer(ctx context.Context, cfg ConsumeConfig, l lane) error {
+	want := c.names.consumerConfig(cfg, l)
 	one, cancel := bounded(ctx)
 	old, err := c.js.Consumer(one, c.names.tasks, want.Durable)
 	cancel()
@@ -249,7 +314,10 @@ func (c *Cluster) ensureConsumer(ctx context.Context, cfg ConsumeConfig) error {
 		if is.FilterSubject != want.FilterSubject {
 			return &ManifestError{Stream: c.names.tasks + " consumer " + want.Durable, Field: "filter subject", Got: is.FilterSubject, Want: want.FilterSubject}
 		}
-		want.AckWait, want.MaxAckPending = max(is.AckWait, want.AckWait), max(is.MaxAckPending, want.MaxAckPending)
+		want.AckWait = max(is.AckWait, want.AckWait)
+		if !l.ordered() {
+			want.MaxAckPending = max(is.MaxAckPending, want.MaxAckPending)
+		}
 		if is.AckWait == want.AckWait && is.MaxAckPending == want.MaxAckPending && is.MaxDeliver == want.MaxDeliver {
 			return nil
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,7 +35,8 @@ func (c Config) manifest(n names) []jetstream.StreamConfig {
 		return s
 	}
 
-	tasks := stream(n.tasks, "Forseti: tasks that wait or run", "task.*")
+	tasks := stream(n.tasks, "Forseti: tasks that wait or run", "")
+	tasks.Subjects = taskSubjects(n.prefix)
 	tasks.Retention, tasks.Discard, tasks.MaxBytes = jetstream.WorkQueuePolicy, jetstream.DiscardNew, c.TaskMaxBytes
 
 	results := stream(n.results, "Forseti: the latest result of each task", "result.*")
@@ -56,11 +58,16 @@ func (c Config) manifest(n names) []jetstream.StreamConfig {
 	return []jetstream.StreamConfig{tasks, results, dlq, events, control, dlqState, cancel}
 }
 
-// consumerConfig is the durable consumer that all nodes that handle a task type share. MaxDeliver is
-// unlimited because a message past it stays in the stream unseen; who gives up on a task is the runtime.
-func (n names) consumerConfig(cfg ConsumeConfig) jetstream.ConsumerConfig {
+// consumerConfig is the durable consumer of a lane that all nodes that handle a task type share. MaxDeliver is
+// unlimited because a message past it stays in the stream unseen; who gives up on a task is the runtime. Of a
+// partition the server hands out one task at a time, to whichever node: it is what keeps the order.
+func (n names) consumerConfig(cfg ConsumeConfig, l lane) jetstream.ConsumerConfig {
+	if l.ordered() {
+		cfg.MaxInFlight = 1
+	}
+	name := consumerName(cfg.Type, l)
 	return jetstream.ConsumerConfig{
-		Name: consumerName(cfg.Type), Durable: consumerName(cfg.Type), FilterSubject: n.task(cfg.Type),
+		Name: name, Durable: name, FilterSubject: n.task(cfg.Type, l),
 		AckPolicy: jetstream.AckExplicitPolicy, DeliverPolicy: jetstream.DeliverAllPolicy, ReplayPolicy: jetstream.ReplayInstantPolicy,
 		AckWait: cfg.AckWait, MaxDeliver: -1, MaxAckPending: cfg.MaxInFlight,
 	}
@@ -111,7 +118,9 @@ func verifyStream(is, want jetstream.StreamConfig) error {
 			errs = append(errs, &ManifestError{Stream: want.Name, Field: field, Got: is, Want: wanted})
 		}
 	}
-	check("subjects", strings.Join(is.Subjects, " "), strings.Join(want.Subjects, " "))
+	if !slices.Equal(is.Subjects, want.Subjects) {
+		check("subjects", someOf(is.Subjects, want.Subjects), someOf(want.Subjects, is.Subjects))
+	}
 	check("retention", is.Retention, want.Retention)
 	check("discard", is.Discard, want.Discard)
 	check("max messages per subject", is.MaxMsgsPerSubject, want.MaxMsgsPerSubject)
@@ -125,4 +134,16 @@ func verifyStream(is, want jetstream.StreamConfig) error {
 		check("duplicate window", is.Duplicates, want.Duplicates)
 	}
 	return errors.Join(errs...)
+}
+
+// someOf prints subjects, of many those that the others lack first.
+func someOf(subjects, others []string) string {
+	const enough = 5
+	first := slices.DeleteFunc(slices.Clone(subjects), func(s string) bool { return slices.Contains(others, s) })
+	rest := slices.DeleteFunc(slices.Clone(subjects), func(s string) bool { return slices.Contains(first, s) })
+	all := append(first, rest...)
+	if len(all) > enough {
+		return strings.Join(all[:enough], " ") + fmt.Sprintf(" and %d more", len(all)-enough)
+	}
+	return strings.Join(all, " ")
 }

@@ -78,10 +78,10 @@ func namesOf(prefix string) names {
 	}
 }
 
-func (n names) task(typ string) string      { return n.prefix + ".task." + typ }
-func (n names) result(taskID string) string { return n.prefix + ".result." + SubjectToken(taskID) }
-func (n names) call(typ string) string      { return n.prefix + ".call." + typ }
-func (n names) control(verb string) string  { return n.prefix + ".ctl.all." + verb }
+func (n names) task(typ string, l lane) string { return n.prefix + ".task." + typ + l.tokens() }
+func (n names) result(taskID string) string    { return n.prefix + ".result." + SubjectToken(taskID) }
+func (n names) call(typ string) string         { return n.prefix + ".call." + typ }
+func (n names) control(verb string) string     { return n.prefix + ".ctl.all." + verb }
 
 func (n names) deadLetter(d *messages.DeadLetter) string {
 	return strings.Join([]string{n.prefix, "dlq", SubjectToken(orNone(d.Pipeline)), SubjectToken(orNone(d.Reason)), SubjectToken(d.ID)}, ".")
@@ -101,8 +101,8 @@ func (n names) event(e *messages.Event) string {
 // own reports whether a subject belongs to this installation.
 func (n names) own(subject string) bool { return strings.HasPrefix(subject, n.prefix+".") }
 
-// consumerName is the durable consumer of one task type.
-func consumerName(typ string) string { return "task-" + typ }
+// consumerName is the durable consumer of one lane of a task type.
+func consumerName(typ string, l lane) string { return "task-" + typ + l.suffix() }
 
 func orAny(name string) string {
 	if name == "" {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/forseti-go/forseti/messages"
 )
@@ -31,10 +32,15 @@ func (c *Cluster) Send(ctx context.Context, t messages.Task) (messages.Task, err
 // did not store it.
 func (c *Cluster) send(ctx context.Context, t messages.Task, msgID string) (sent messages.Task, duplicate bool, err error) {
 	h := t.Encode()
-	m := &nats.Msg{Subject: c.names.task(t.Type), Header: nats.Header(h), Data: t.Body}
+	m := &nats.Msg{Subject: c.names.task(t.Type, c.laneOf(&t)), Header: nats.Header(h), Data: t.Body}
 	var errs []error
-	if h.Get(messages.HeaderTaskID) != t.ID {
-		errs = append(errs, &messages.FieldError{Field: messages.HeaderTaskID, Value: t.ID, Allowed: fmt.Sprintf("at most %d bytes of text without control characters", messages.MaxIDLen)})
+	for name, value := range map[string]string{messages.HeaderTaskID: t.ID, messages.HeaderKey: t.Key} {
+		if h.Get(name) != value {
+			errs = append(errs, &messages.FieldError{Field: name, Value: value, Allowed: fmt.Sprintf("at most %d bytes of text without control characters", messages.MaxIDLen)})
+		}
+	}
+	if t.Priority != messages.NormalPriority && t.Key != "" {
+		errs = append(errs, &messages.FieldError{Field: messages.HeaderPriority, Value: string(t.Priority), Allowed: "none beside an ordering key"})
 	}
 	if _, err := messages.DecodeTask(t.Type, h, t.Body); err != nil {
 		errs = append(errs, err)
@@ -51,6 +57,17 @@ func (c *Cluster) send(ctx context.Context, t messages.Task, msgID string) (sent
 	}
 	t.Subject, t.Stream, t.Sequence = m.Subject, ack.Stream, ack.Sequence
 	return t, ack.Duplicate, nil
+}
+
+// laneOf is the lane that a task is stored in. A replay goes where the task came from, whatever its producer made the
+// partition of.
+func (c *Cluster) laneOf(t *messages.Task) lane {
+	if t.Replay > 0 {
+		if typ, l, ok := c.names.taskSubject(t.Subject); ok && typ == t.Type {
+			return l
+		}
+	}
+	return laneOf(t)
 }
 
 // taskMsgID is the id the server dedupes by: that of the task, and for each replay, which would be dropped
@@ -70,7 +87,8 @@ func (c *Cluster) TaskTypes(ctx context.Context) ([]string, error) {
 	var types []string
 	list := c.tasks.ConsumerNames(ctx)
 	for name := range list.Name() {
-		if typ, ok := strings.CutPrefix(name, consumerName("")); ok {
+		// The consumers of other lanes have upper case in their names, which no type has.
+		if typ, ok := strings.CutPrefix(name, consumerName("", normalLane)); ok && messages.ValidToken(typ) {
 			types = append(types, typ)
 		}
 	}
@@ -81,11 +99,33 @@ func (c *Cluster) TaskTypes(ctx context.Context) ([]string, error) {
 	return types, nil
 }
 
+// KeepsOrder reports whether some node has ever taken the tasks of a type that have an ordering key. Otherwise they wait.
+func (c *Cluster) KeepsOrder(ctx context.Context, typ string) (bool, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	_, err := c.tasks.Consumer(ctx, consumerName(typ, firstPartition))
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("consumers of %s: %w", c.names.tasks, unavailable(err))
+	}
+	return true, nil
+}
+
 // decodeTask reads a task from a message of the task stream, and gives it an id that no other message has
-// when its producer gave none: from the sequence and, as those start again with a new stream, the instant.
-func decodeTask(m *nats.Msg) (messages.Task, error) {
-	t, err := messages.DecodeTask(lastToken(m.Subject), messages.Header(m.Header), m.Data)
-	t.Subject = m.Subject
+// when its producer gave none: from the sequence and, as those start again with a new stream, the instant. Its
+// priority is what the subject says, and without a partition there it has no ordering key.
+func (n names) decodeTask(m *nats.Msg) (messages.Task, error) {
+	typ, l, ok := n.taskSubject(m.Subject)
+	t, err := messages.DecodeTask(typ, messages.Header(m.Header), m.Data)
+	if !ok {
+		err = errors.Join(err, &messages.FieldError{Field: "subject", Value: m.Subject, Allowed: "one of a task"})
+	}
+	t.Subject, t.Priority = m.Subject, l.priority()
+	if !l.ordered() {
+		t.Key = ""
+	}
 	if meta, metaErr := m.Metadata(); metaErr == nil {
 		t.Stream, t.Sequence, t.Delivery, t.StoredAt = meta.Stream, meta.Sequence.Stream, int(meta.NumDelivered), meta.Timestamp
 	} else {

@@ -56,6 +56,8 @@ type DeadLetter struct {
 	OriginSequence uint64
 	ContentType    string
 	IdempotencyKey string
+	Priority       Priority // of the task, and of its replay
+	Key            string   // the same: its ordering key
 	Reply          string
 	TraceParent    string // of the run that failed, if that was traced; otherwise of the task
 	TraceState     string
@@ -98,7 +100,7 @@ func DeadLetterOf(t *Task) DeadLetter {
 	return DeadLetter{
 		ID: DeadLetterID(t), TaskID: t.ID, Type: t.Type,
 		OriginSubject: t.Subject, OriginStream: t.Stream, OriginSequence: t.Sequence,
-		ContentType: t.ContentType, IdempotencyKey: t.IdempotencyKey, Reply: t.Reply, TraceParent: t.TraceParent,
+		ContentType: t.ContentType, IdempotencyKey: t.IdempotencyKey, Priority: t.Priority, Key: t.Key, Reply: t.Reply, TraceParent: t.TraceParent,
 		TraceState: t.TraceState, Baggage: t.Baggage,
 		Replay: t.Replay, ReplayedBy: t.ReplayedBy, Context: t.Context, Body: t.Body,
 	}
@@ -112,7 +114,7 @@ func (d *DeadLetter) Task(who string) Task {
 		id = d.ID
 	}
 	return Task{
-		ID: id, Type: d.Type, Body: d.Body, ContentType: d.ContentType, IdempotencyKey: d.IdempotencyKey, Reply: d.Reply,
+		ID: id, Type: d.Type, Body: d.Body, ContentType: d.ContentType, IdempotencyKey: d.IdempotencyKey, Priority: d.Priority, Key: d.Key, Reply: d.Reply,
 		TraceParent: d.TraceParent, TraceState: d.TraceState, Baggage: d.Baggage, Context: d.Context, Replay: d.Replay + 1, DeadLetterID: d.ID, ReplayedBy: who, Subject: d.OriginSubject,
 	}
 }
@@ -174,6 +176,8 @@ func (d *DeadLetter) Encode() Header {
 	put(HeaderOriginSeq, count(d.OriginSequence))
 	put(HeaderContentType, d.ContentType)
 	put(HeaderIdempotencyKey, d.IdempotencyKey)
+	put(HeaderPriority, string(d.Priority))
+	put(HeaderKey, d.Key)
 	put(HeaderReply, d.Reply)
 	put(HeaderTraceParent, d.TraceParent)
 	h.trace(d.TraceState, d.Baggage)
@@ -230,7 +234,7 @@ func DecodeDeadLetter(h Header, body []byte) (DeadLetter, error) {
 		Node: r.text(HeaderNode, MaxIDLen), FirstFailedAt: r.instant(HeaderFirstFailedAt), FailedAt: r.instant(HeaderFailedAt),
 		OriginSubject: r.text(HeaderOriginSubject, MaxErrorLen), OriginStream: r.text(HeaderOriginStream, MaxIDLen),
 		OriginSequence: uint64(r.integer(HeaderOriginSeq, 0, 1<<62)), ContentType: t.ContentType, IdempotencyKey: t.IdempotencyKey,
-		Reply: t.Reply, TraceParent: t.TraceParent, TraceState: t.TraceState, Baggage: t.Baggage, Replay: t.Replay, ReplayedBy: t.ReplayedBy, Context: t.Context,
+		Priority: t.Priority, Key: t.Key, Reply: t.Reply, TraceParent: t.TraceParent, TraceState: t.TraceState, Baggage: t.Baggage, Replay: t.Replay, ReplayedBy: t.ReplayedBy, Context: t.Context,
 		Body: body, Truncated: h.Get(HeaderTruncated) == "true",
 	}
 	if h.Get(HeaderTaskID) == "" {

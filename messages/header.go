@@ -25,6 +25,8 @@ const (
 	HeaderTenant         = "forseti-tenant"
 	HeaderTarget         = "forseti-target"
 	HeaderReply          = "forseti-reply"
+	HeaderPriority       = "forseti-priority"
+	HeaderKey            = "forseti-key"
 	HeaderContentType    = "content-type"
 	HeaderTraceParent    = "traceparent"
 	HeaderTraceState     = "tracestate"

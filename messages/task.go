@@ -15,6 +15,11 @@ type Task struct {
 
 	ContentType    string
 	IdempotencyKey string
+	// Priority is high, low, or empty for normal. A task with a Key, at most 256 bytes, has none: those of one key are
+	// done one after the other, in the order in which they were stored, by nodes that handle the type in order. What
+	// decides is the subject; see Partition.
+	Priority Priority
+	Key      string
 	// Timeout bounds the work from when it was stored; Deadline does so absolutely. Zero means no bound;
 	// with both, the earlier counts.
 	Timeout     time.Duration
@@ -55,6 +60,8 @@ func DecodeTask(typ string, h Header, body []byte) (Task, error) {
 		Body:           body,
 		ContentType:    r.text(HeaderContentType, MaxIDLen),
 		IdempotencyKey: r.text(HeaderIdempotencyKey, MaxIDLen),
+		Priority:       Priority(r.text(HeaderPriority, MaxTokenLen)),
+		Key:            r.text(HeaderKey, MaxIDLen),
 		Timeout:        time.Duration(r.integer(HeaderTimeout, 1, int64(365*24*time.Hour/time.Millisecond))) * time.Millisecond,
 		Deadline:       r.instant(HeaderDeadline),
 		Reply:          r.text(HeaderReply, MaxIDLen),
@@ -88,6 +95,12 @@ func DecodeTask(typ string, h Header, body []byte) (Task, error) {
 		r.bad(HeaderTier, string(t.Context.Tier), "critical, standard or non_essential")
 		t.Context.Tier = ""
 	}
+	switch t.Priority {
+	case NormalPriority, HighPriority, LowPriority:
+	default:
+		r.bad(HeaderPriority, string(t.Priority), "high or low, or none for normal")
+		t.Priority = NormalPriority
+	}
 	if parts := strings.Split(t.TraceParent, "-"); len(parts) >= 4 && len(parts[1]) == 32 {
 		t.Context.TraceID = parts[1]
 	}
@@ -113,6 +126,8 @@ func (t *Task) Encode() Header {
 	put(HeaderTaskID, t.ID)
 	put(HeaderContentType, t.ContentType)
 	put(HeaderIdempotencyKey, t.IdempotencyKey)
+	put(HeaderPriority, string(t.Priority))
+	put(HeaderKey, t.Key)
 	put(HeaderTimeout, count((t.Timeout + time.Millisecond - 1).Milliseconds())) // at least one
 	put(HeaderDeadline, stamp(t.Deadline))
 	put(HeaderReply, t.Reply)

@@ -15,9 +15,9 @@ import (
 // returned.
 type callRun struct {
 	*handler
-	q      *cluster.Request
-	holds  atomic.Int32
-	stop   context.CancelFunc
+	q     *cluster.Request
+	holds atomic.Int32
+	stop  context.CancelFunc
 }
 
 // requested is the context of a call that somebody waits for: a dead letter that the pipeline's sinks get of it holds the

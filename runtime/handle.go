@@ -35,6 +35,9 @@ type TaskConfig struct {
 	Concurrency int
 	// NoCalls leaves requests of the type unanswered by this handler: it only takes stored tasks.
 	NoCalls bool
+	// Ordered takes the tasks with an ordering key, too, those of a key one after the other in the order in which they
+	// were stored; see [cluster.ConsumeConfig]. A task that is refused or put off holds up what follows in its partition.
+	Ordered bool
 	// MaxDeliveries is how often a task may come before it is put aside as a dead letter: one that takes its node
 	// down with it must not do so for ever. Deliveries that a policy of this node refused do not count. Default 100.
 	MaxDeliveries int
@@ -143,7 +146,7 @@ func (rt *Runtime) handle(cfg TaskConfig, p Pipeline, prepare func(messages.Task
 		return fmt.Errorf("task type %q: %w", cfg.Type, err)
 	}
 	consumer, err := rt.cluster.Consume(rt.life, cluster.ConsumeConfig{
-		Type: cfg.Type, AckWait: h.cfg.AckWait, MaxInFlight: cfg.MaxInFlight, OnPause: h.pause, OnResume: h.resume, OnIdle: h.idle,
+		Type: cfg.Type, AckWait: h.cfg.AckWait, MaxInFlight: cfg.MaxInFlight, Ordered: cfg.Ordered, OnPause: h.pause, OnResume: h.resume, OnIdle: h.idle,
 	}, h, h.deliver)
 	rt.mu.Lock()
 	defer rt.mu.Unlock()

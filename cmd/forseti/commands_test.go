@@ -61,6 +61,20 @@ func TestTaskSendTakesBodyAndHeaders(t *testing.T) {
 	require.Equal(t, "text/plain", d.ContentType)
 }
 
+func TestTaskSendPriorityAndKey(t *testing.T) {
+	i := install(t)
+	require.Contains(t, good(t, "task", "send", "charge", "{}", "--priority", "high", "--wait", "--nats", i.nats), `{"paid":17}`)
+	bad(t, exitFailed, "out of order", "task", "send", "broken", "{}", "--priority", "low", "--id", "low", "--wait", "--nats", i.nats, "-q", "-o", "json")
+	letter := i.letters(t)[0].Letter
+	require.Equal(t, messages.LowPriority, letter.Priority)
+	require.Equal(t, "forseti.v1.task.broken.lo", letter.OriginSubject)
+	bad(t, exitUsage, "high or low", "task", "send", "charge", "{}", "--priority", "urgent", "--nats", i.nats)
+	bad(t, exitUsage, "--priority and --key", "task", "send", "charge", "{}", "--priority", "high", "--key", "a", "--nats", i.nats)
+	bad(t, exitUsage, "--priority or --key", "task", "send", "charge", "{}", "-H", "forseti-key:a", "--nats", i.nats)
+	bad(t, exitNotFound, "in order", "task", "send", "charge", "{}", "--key", "a", "--nats", i.nats)
+	good(t, "task", "send", "charge", "{}", "--key", "a", "--force", "--nats", i.nats)
+}
+
 func TestTaskSendHonoursDeadlines(t *testing.T) {
 	i := install(t)
 	past := time.Now().Add(-time.Hour).UTC().Format(time.RFC3339)

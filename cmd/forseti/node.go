@@ -25,6 +25,7 @@ import (
 type nodeFlags struct {
 	name, prefix string
 	tasks        []string
+	ordered      bool
 	// The server of its own, or another one.
 	data, listen, nats                   string
 	tokenFile, user, passwordFile, creds string
@@ -68,6 +69,7 @@ what runs is aborted and goes back to the stream. A third one ends the process a
 	}
 	flags := cmd.Flags()
 	flags.StringArrayVar(&f.tasks, "task", nil, "`type=URL`: handle a task type by an HTTP handler; repeatable")
+	flags.BoolVar(&f.ordered, "ordered", false, "take tasks with an ordering key, too, those of one key one after the other")
 	flags.StringVar(&f.name, "name", hostToken(), "this node's `name`, unlike that of every other")
 	flags.StringVar(&f.prefix, "prefix", cluster.DefaultPrefix, "what all subjects start with")
 	flags.StringVar(&f.data, "data", "forseti-data", "own server: `directory` of tasks, results and dead letters")
@@ -136,7 +138,7 @@ func (f *nodeFlags) config(changed func(string) bool) (*nodeConfig, error) {
 	want((f.user == "") == (f.passwordFile == ""), "user", f.user, "--user and --password-file, both or none")
 	want(f.user == "" || f.tokenFile == "", "token-file", f.tokenFile, "a token or a user, not both")
 
-	cfg := &nodeConfig{admin: f.admin, drain: f.drain, quiet: f.quiet, spec: f.spec(), tasks: runtime.TaskConfig{AckWait: f.ackWait, MaxInFlight: 16 * f.concurrency}}
+	cfg := &nodeConfig{admin: f.admin, drain: f.drain, quiet: f.quiet, spec: f.spec(), tasks: runtime.TaskConfig{AckWait: f.ackWait, MaxInFlight: 16 * f.concurrency, Ordered: f.ordered}}
 	seen := map[string]bool{}
 	for _, t := range f.tasks {
 		h, err := f.handler(t)

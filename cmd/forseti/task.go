@@ -135,3 +135,16 @@ func (s *session) handled(ctx context.Context, typ string) error {
 	err = fmt.Errorf("no node handles task type %q: %w: %s", typ, messages.ErrNotFound, known)
 	return tryTo(err, fmt.Sprintf("forseti node --task %s=http://host/path, or --force to send it before there is one", typ))
 }
+
+// keepsOrder makes sure that a task with an ordering key does not wait for ever, either.
+func (s *session) keepsOrder(ctx context.Context, t messages.Task) error {
+	if t.Key == "" {
+		return nil
+	}
+	keeps, err := s.KeepsOrder(ctx, t.Type)
+	if err != nil || keeps {
+		return err
+	}
+	err = fmt.Errorf("no node takes tasks of type %q in order: %w", t.Type, messages.ErrNotFound)
+	return tryTo(err, "forseti node --ordered, or --force to send it before there is one")
+}

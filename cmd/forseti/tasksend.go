@@ -25,6 +25,7 @@ const (
 // sendFlags are those of `forseti task send`.
 type sendFlags struct {
 	file, id, deadline string
+	priority, key      string
 	headers            []string
 	timeout            int64
 	wait, force        bool
@@ -40,7 +41,9 @@ func newTaskSendCommand(client *clientFlags) *cobra.Command {
 With --wait the result is waited for, until --timeout, and a task that ended badly makes the exit status 1.`,
 		Example: `  forseti task send charge '{"order":17}' --wait
   forseti task send charge -f order.json --id order-17 -H forseti-order-id:17 -H forseti-x-channel:web
-  forseti task send charge '{"order":17}' --count 1000`,
+  forseti task send charge '{"order":17}' --count 1000
+  forseti task send charge '{"order":17}' --priority high
+  forseti task send charge '{"order":17}' --key customer-4711`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			t, err := f.task(cmd, args)
 			if err != nil {
@@ -52,6 +55,8 @@ With --wait the result is waited for, until --timeout, and a task that ended bad
 	flags := cmd.Flags()
 	flags.StringVarP(&f.file, "file", "f", "", "read the body from a `file`")
 	flags.StringVar(&f.id, "id", "", "the task's `id`; a new one by default. An id sent twice within two minutes is stored once")
+	flags.StringVar(&f.priority, "priority", "", "`high` or low; normal by default")
+	flags.StringVar(&f.key, "key", "", "the ordering `key`: tasks of one key run one after the other")
 	flags.StringArrayVarP(&f.headers, "header", "H", nil, "`name:value`, repeatable: "+messages.HeaderOrderID+", "+messages.HeaderTier+", "+messages.HeaderExtraPrefix+"<name>, ...")
 	flags.StringVar(&f.deadline, "deadline", "", "the `instant` from which on it is not wanted any more (2006-01-02T15:04:05Z)")
 	flags.Int64Var(&f.timeout, "timeout-ms", 0, "the same as a time from now, in milliseconds")
@@ -91,6 +96,8 @@ func (f *sendFlags) task(cmd *cobra.Command, args []string) (messages.Task, erro
 	for name := range h {
 		switch {
 		case strings.EqualFold(name, messages.HeaderMsgID): // is the id
+		case strings.EqualFold(name, messages.HeaderPriority), strings.EqualFold(name, messages.HeaderKey):
+			return t, tryTo(usageError("-H %s: the subject has to say it, too; want --priority or --key", name), "--priority high, --key customer-4711")
 		case strings.EqualFold(name, messages.HeaderReplay), strings.EqualFold(name, messages.HeaderDeadLetterID), strings.EqualFold(name, messages.HeaderReplayedBy):
 			return t, usageError("-H %s: that is the runtime's own to set", name)
 		case kept.Get(name) == "" && given > 0:
@@ -99,6 +106,10 @@ func (f *sendFlags) task(cmd *cobra.Command, args []string) (messages.Task, erro
 	}
 	if f.id != "" {
 		t.ID = f.id
+	}
+	t.Priority, t.Key = messages.Priority(f.priority), f.key
+	if f.priority != "" && f.key != "" {
+		return t, usageError("--priority and --key: want one of them")
 	}
 	if f.timeout > 0 {
 		t.Timeout = time.Duration(f.timeout) * time.Millisecond
@@ -158,6 +169,9 @@ func (f *sendFlags) send(ctx context.Context, s *session, t messages.Task, list 
 	defer cancel()
 	if !f.force {
 		if err := s.handled(first, t.Type); err != nil {
+			return err
+		}
+		if err := s.keepsOrder(first, t); err != nil {
 			return err
 		}
 	}
