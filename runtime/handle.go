@@ -210,6 +210,9 @@ func (h *handler) Room() (int, time.Duration, string) {
 		n, wait = 0, roomPoll // or until one of them ends, which wakes the consumer
 	}
 	n = h.within(n)
+	if n > 1 && !h.cfg.NoCalls {
+		n -= max(n/8, 1) // slots that are reserved while tasks are asked for are not there for calls
+	}
 	if n == 0 && wait > 0 && wait <= roomPoll {
 		why = "" // over before anybody could hear of it: a limit that paces its calls does that all the time
 	}
