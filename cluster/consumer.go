@@ -83,7 +83,7 @@ func (c ConsumeConfig) Validate() error {
 	return errors.Join(errs...)
 }
 
-// Consumer takes tasks of one type. It runs two goroutines: one fetches, one gives signs of life for what
+// Consumer takes tasks of one type, of every priority. It runs two goroutines: one fetches, one gives signs of life for what
 // is held. Both end after Stop when all that was delivered is settled, and with the Cluster's Close.
 type Consumer struct {
 	c       *Cluster

@@ -257,7 +257,7 @@ func TestEveryLaneComesBack(t *testing.T) {
 	}
 	each("after the consumers were deleted")
 	clustertest.Stop(t, s)
-	s = clustertest.Server(t, clustertest.At(dir, port))
+	clustertest.Server(t, clustertest.At(dir, port))
 	each("after the server came back")
 }
 

@@ -135,8 +135,8 @@ func (s *session) handled(ctx context.Context, typ string) error {
 	return tryTo(err, fmt.Sprintf("forseti node --task %s=http://host/path, or --force to send it before there is one", typ))
 }
 
-// ordered makes sure that a task with an ordering key does not wait for ever, either.
-func (s *session) ordered(ctx context.Context, t messages.Task) error {
+// keepsOrder makes sure that a task with an ordering key does not wait for ever, either.
+func (s *session) keepsOrder(ctx context.Context, t messages.Task) error {
 	if t.Key == "" {
 		return nil
 	}

@@ -96,6 +96,8 @@ func (f *sendFlags) task(cmd *cobra.Command, args []string) (messages.Task, erro
 	for name := range h {
 		switch {
 		case strings.EqualFold(name, messages.HeaderMsgID): // is the id
+		case strings.EqualFold(name, messages.HeaderPriority), strings.EqualFold(name, messages.HeaderKey):
+			return t, tryTo(usageError("-H %s: the subject has to say it, too; want --priority or --key", name), "--priority high, --key customer-4711")
 		case strings.EqualFold(name, messages.HeaderReplay), strings.EqualFold(name, messages.HeaderDeadLetterID), strings.EqualFold(name, messages.HeaderReplayedBy):
 			return t, usageError("-H %s: that is the runtime's own to set", name)
 		case kept.Get(name) == "" && given > 0:
@@ -169,7 +171,7 @@ func (f *sendFlags) send(ctx context.Context, s *session, t messages.Task, list 
 		if err := s.handled(first, t.Type); err != nil {
 			return err
 		}
-		if err := s.ordered(first, t); err != nil {
+		if err := s.keepsOrder(first, t); err != nil {
 			return err
 		}
 	}
