@@ -21,8 +21,9 @@ const (
 	rewatchPause     = time.Second
 )
 
-// CancelTask orders that a task is dropped. Reason and By are required. It returns when the order is stored; nodes
-// follow within milliseconds, or when they reconnect. Ordering it again changes nothing but the time.
+// CancelTask orders that a task is dropped. Reason and By are required. It returns when the order is stored, and a task
+// that was not due yet is gone and has its record; nodes follow within milliseconds, or when they reconnect. Ordering it
+// again changes nothing but the time.
 func (c *Cluster) CancelTask(ctx context.Context, order messages.Cancellation) error {
 	var errs []error
 	for _, f := range [][2]string{{"task id", order.TaskID}, {"reason", order.Reason}, {"by", order.By}} {
@@ -37,12 +38,23 @@ func (c *Cluster) CancelTask(ctx context.Context, order messages.Cancellation) e
 	if err != nil {
 		return err
 	}
-	ctx, cancel := bounded(ctx)
-	defer cancel()
-	if _, err := c.js.Publish(ctx, "$KV."+c.names.cancelBucket+"."+SubjectToken(order.TaskID), body); err != nil {
-		return fmt.Errorf("cancellation of task %s: %w", order.TaskID, unavailable(err))
+	for again := true; again; {
+		if err := c.orderCancel(ctx, order.TaskID, body); err != nil {
+			return fmt.Errorf("cancellation of task %s: %w", order.TaskID, err)
+		}
+		// The order counts for what was there when it was stored: what became due meanwhile needs a later one.
+		if again, err = c.dropScheduled(ctx, order.TaskID); err != nil {
+			return fmt.Errorf("cancellation of task %s: it may run when it is due: %w", order.TaskID, err)
+		}
 	}
 	return nil
+}
+
+func (c *Cluster) orderCancel(ctx context.Context, id string, body []byte) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	_, err := c.js.Publish(ctx, "$KV."+c.names.cancelBucket+"."+SubjectToken(id), body)
+	return unavailable(err)
 }
 
 // WatchCancellations tells of every cancellation, the ones there are before it returns, until ctx ends or the

@@ -54,6 +54,9 @@ type Config struct {
 	// TaskMaxBytes bounds the task stream; a full one refuses tasks. Default 1 GiB, in memory 64 MiB. The
 	// server sets that much aside when the stream is made.
 	TaskMaxBytes int64
+	// ScheduleMaxBytes bounds what waits to become due: this node refuses to add to more. Default 256 MiB, in memory
+	// 16 MiB. The server sets nothing aside for it, and holds nobody else to it.
+	ScheduleMaxBytes int64
 	// ResultMaxAge is how long results are kept. Default 24 h.
 	ResultMaxAge time.Duration
 	// DeadLetterMaxAge is how long dead letters and what became of them are kept. Default 30 days.
@@ -73,9 +76,11 @@ func (c Config) WithDefaults() Config {
 	if c.Storage == MemoryStorage {
 		def(&c.TaskMaxBytes, 64<<20)
 		def(&c.EventMaxBytes, 16<<20)
+		def(&c.ScheduleMaxBytes, 16<<20)
 	}
 	def(&c.TaskMaxBytes, 1<<30)
 	def(&c.EventMaxBytes, 64<<20)
+	def(&c.ScheduleMaxBytes, 256<<20)
 	def(&c.ResultMaxAge, 24*time.Hour)
 	def(&c.DeadLetterMaxAge, 30*24*time.Hour)
 	def(&c.EventMaxAge, 24*time.Hour)
@@ -141,6 +146,9 @@ func (c Config) Validate() error {
 	}
 	if c.TaskMaxBytes < 1<<20 {
 		bad("TaskMaxBytes", c.TaskMaxBytes, "at least 1 MiB")
+	}
+	if c.ScheduleMaxBytes < 1<<20 {
+		bad("ScheduleMaxBytes", c.ScheduleMaxBytes, "at least 1 MiB")
 	}
 	if c.EventMaxBytes < 1<<20 {
 		bad("EventMaxBytes", c.EventMaxBytes, "at least 1 MiB")

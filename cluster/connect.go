@@ -32,6 +32,7 @@ type Option interface{ apply(*options) }
 type options struct {
 	log       *slog.Logger
 	inProcess nats.InProcessConnProvider
+	clock     func() time.Time
 }
 
 type optionFunc func(*options)
@@ -46,6 +47,10 @@ func WithInProcess(server nats.InProcessConnProvider) Option {
 	return optionFunc(func(o *options) { o.inProcess = server })
 }
 
+// WithClock sets how this host tells the time, for those that do not trust its clock; the default is time.Now. The server's
+// is compared with it: see [Cluster.Now].
+func WithClock(now func() time.Time) Option { return optionFunc(func(o *options) { o.clock = now }) }
+
 // Cluster is a node's connection to the others. Its methods may be called from any goroutine.
 type Cluster struct {
 	cfg   Config
@@ -56,11 +61,12 @@ type Cluster struct {
 	up    atomic.Bool // nc is set
 	js    jetstream.JetStream
 
-	tasks, results, dlq, events jetstream.Stream
-	control, dlqState           *bucket
+	tasks, results, dlq, events, sched jetstream.Stream
+	control, dlqState                  *bucket
 
 	freshness freshness
-	ahead     atomic.Int64 // how far the server's clock was ahead of ours when we looked last, in nanoseconds
+	clock     clock
+	moving    sync.Once
 
 	ctx    context.Context // ends with Close; for goroutines that the Cluster owns, never for a caller's request
 	cancel context.CancelFunc
@@ -103,6 +109,9 @@ func Connect(ctx context.Context, cfg Config, opts ...Option) (*Cluster, error) 
 		c.log = slog.New(slog.DiscardHandler)
 	}
 	c.log = c.log.With("node", cfg.Node)
+	if c.clock.local = c.opts.clock; c.clock.local == nil {
+		c.clock.local = time.Now
+	}
 	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
 
 	limit, cancel := context.WithTimeout(ctx, cfg.ConnectTimeout)
@@ -198,7 +207,7 @@ func (c *Cluster) prepare(ctx context.Context) error {
 	for _, s := range []struct {
 		name string
 		to   *jetstream.Stream
-	}{{c.names.tasks, &c.tasks}, {c.names.results, &c.results}, {c.names.dlq, &c.dlq}, {c.names.events, &c.events}} {
+	}{{c.names.tasks, &c.tasks}, {c.names.sched, &c.sched}, {c.names.results, &c.results}, {c.names.dlq, &c.dlq}, {c.names.events, &c.events}} {
 		if *s.to, err = findStream(ctx, js, s.name); err != nil {
 			return fmt.Errorf("stream %s: %w", s.name, unavailable(err))
 		}
@@ -206,7 +215,10 @@ func (c *Cluster) prepare(ctx context.Context) error {
 	if c.control, err = openBucket(ctx, js, c.names.controlBucket); err != nil {
 		return err
 	}
-	c.dlqState, err = openBucket(ctx, js, c.names.dlqStateBucket)
+	if c.dlqState, err = openBucket(ctx, js, c.names.dlqStateBucket); err != nil {
+		return err
+	}
+	_, err = c.controlInfo(ctx) // for the server's clock
 	return err
 }
 

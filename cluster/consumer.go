@@ -185,6 +185,7 @@ func (c *Cluster) Consume(ctx context.Context, cfg ConsumeConfig, in Intake, del
 		}
 		return nil, fmt.Errorf("task type %s: %w", cfg.Type, messages.ErrStopped)
 	}
+	c.startMover()
 	return k, nil
 }
 

@@ -119,10 +119,10 @@ func (c *Cluster) KillStates(ctx context.Context) ([]messages.KillState, error) 
 // controlInfo asks the leader about the control bucket, and compares its clock with ours on the way: its answer is
 // taken to be from the middle of the wait, which is off by half of that at most.
 func (c *Cluster) controlInfo(ctx context.Context) (*jetstream.StreamInfo, error) {
-	start := time.Now()
+	asked := c.clock.local()
 	info, err := c.control.info(ctx)
 	if err == nil && !info.TimeStamp.IsZero() {
-		c.ahead.Store(int64(info.TimeStamp.Sub(start.Add(time.Since(start) / 2))))
+		c.clock.compare(asked, c.clock.local(), info.TimeStamp)
 	}
 	return info, err
 }
@@ -132,7 +132,7 @@ func (c *Cluster) ends(ttl time.Duration, stored time.Time) time.Time {
 	if ttl <= 0 {
 		return time.Time{}
 	}
-	return stored.Add(ttl - time.Duration(c.ahead.Load()))
+	return stored.Add(ttl - c.clock.ahead())
 }
 
 // storeKill writes an order by compare-and-set.

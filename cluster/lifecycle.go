@@ -127,6 +127,7 @@ func (c *Cluster) reconnected(nc *nats.Conn) {
 	for _, f := range hooks {
 		f()
 	}
+	c.own(func() { _, _ = c.controlInfo(c.ctx) }) // another server may have another clock
 	reason := "to server " + nc.ConnectedServerName()
 	if !c.lostAt.IsZero() {
 		reason += " after " + time.Since(c.lostAt).Round(time.Millisecond).String()

@@ -9,10 +9,15 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/forseti-go/forseti/messages"
 )
 
 // duplicateWindow is how long the server remembers message ids.
 const duplicateWindow = 2 * time.Minute
+
+// schedMaxAge is longer than anything waits in the stream of schedules, and ends what nobody ever took from there.
+const schedMaxAge = messages.MaxDelay + 60*24*time.Hour
 
 // manifest lists every stream of one installation, those under the buckets included. All that is durable
 // on the server is declared here and in consumerConfig.
@@ -48,6 +53,12 @@ func (c Config) manifest(n names) []jetstream.StreamConfig {
 	events := stream(n.events, "Forseti: events", "event.>")
 	events.MaxAge, events.MaxBytes = c.EventMaxAge, c.EventMaxBytes
 
+	// A stream with schedules must discard old messages (10052), so it has no limit that would: see roomToSchedule. A
+	// schedule can only aim at a subject of its own stream (10190): the mover takes what is due from there to the tasks.
+	sched := stream(n.sched, "Forseti: tasks that are not due yet", "")
+	sched.Subjects = []string{n.prefix + ".sched.*.*", n.prefix + ".sched.*.*.*", n.due("*")}
+	sched.AllowMsgSchedules, sched.AllowRollup, sched.MaxAge = true, true, schedMaxAge
+
 	control := bucket(n.controlBucket, "Forseti: orders of operators")
 	dlqState := bucket(n.dlqStateBucket, "Forseti: what became of dead letters; no key means pending")
 	dlqState.MaxAge = c.DeadLetterMaxAge // a state is newer than its letter and so outlives it
@@ -55,7 +66,7 @@ func (c Config) manifest(n names) []jetstream.StreamConfig {
 	cancel := bucket(n.cancelBucket, "Forseti: tasks that are not wanted any more")
 	cancel.MaxAge, cancel.MaxMsgs = cancelMaxAge, maxCancellations
 
-	return []jetstream.StreamConfig{tasks, results, dlq, events, control, dlqState, cancel}
+	return []jetstream.StreamConfig{tasks, sched, results, dlq, events, control, dlqState, cancel}
 }
 
 // consumerConfig is the durable consumer of a lane that all nodes that handle a task type share. MaxDeliver is
@@ -70,6 +81,15 @@ func (n names) consumerConfig(cfg ConsumeConfig, l lane) jetstream.ConsumerConfi
 		Name: name, Durable: name, FilterSubject: n.task(cfg.Type, l),
 		AckPolicy: jetstream.AckExplicitPolicy, DeliverPolicy: jetstream.DeliverAllPolicy, ReplayPolicy: jetstream.ReplayInstantPolicy,
 		AckWait: cfg.AckWait, MaxDeliver: -1, MaxAckPending: cfg.MaxInFlight,
+	}
+}
+
+// moverConfig is the durable consumer of what is due that all nodes that handle tasks share.
+func (n names) moverConfig() jetstream.ConsumerConfig {
+	return jetstream.ConsumerConfig{
+		Name: "mover", Durable: "mover", FilterSubject: n.due("*"),
+		AckPolicy: jetstream.AckExplicitPolicy, DeliverPolicy: jetstream.DeliverAllPolicy, ReplayPolicy: jetstream.ReplayInstantPolicy,
+		AckWait: DefaultAckWait, MaxDeliver: -1, MaxAckPending: DefaultMaxInFlight,
 	}
 }
 
@@ -127,6 +147,11 @@ func verifyStream(is, want jetstream.StreamConfig) error {
 	check("direct reads", is.AllowDirect, want.AllowDirect)
 	check("sealed", is.Sealed, want.Sealed)
 	check("no ack", is.NoAck, want.NoAck)
+	check("schedules", is.AllowMsgSchedules, want.AllowMsgSchedules)
+	if want.AllowMsgSchedules { // it would drop the oldest schedules
+		check("max bytes", is.MaxBytes, want.MaxBytes)
+		check("max messages", is.MaxMsgs, want.MaxMsgs)
+	}
 	if want.AllowRollup {
 		check("rollups", is.AllowRollup, true)
 	}

@@ -52,6 +52,7 @@ func orNone(name string) string {
 type names struct {
 	prefix                        string
 	tasks, results, dlq, events   string // streams
+	sched                         string // another
 	controlBucket, dlqStateBucket string
 	cancelBucket                  string
 	service                       string // in the NATS services API
@@ -72,7 +73,7 @@ func namesOf(prefix string) names {
 	low := strings.ToLower(base)
 	return names{
 		prefix: prefix,
-		tasks:  base + "_TASKS", results: base + "_RESULTS", dlq: base + "_DLQ", events: base + "_EVENTS",
+		tasks:  base + "_TASKS", results: base + "_RESULTS", dlq: base + "_DLQ", events: base + "_EVENTS", sched: base + "_SCHED",
 		controlBucket: low + "_control", dlqStateBucket: low + "_dlq_state",
 		cancelBucket: low + "_cancel", service: low,
 	}
@@ -82,6 +83,33 @@ func (n names) task(typ string, l lane) string { return n.prefix + ".task." + ty
 func (n names) result(taskID string) string    { return n.prefix + ".result." + SubjectToken(taskID) }
 func (n names) call(typ string) string         { return n.prefix + ".call." + typ }
 func (n names) control(verb string) string     { return n.prefix + ".ctl.all." + verb }
+
+// scheduled is where a task waits that its sender put off. One that its handler put off has a token more, so that it never
+// meets one that was sent under the same id meanwhile.
+func (n names) scheduled(typ, id string) string {
+	return n.prefix + ".sched." + typ + "." + SubjectToken(id)
+}
+func (n names) putOff(typ, id, origin string) string { return n.scheduled(typ, id) + "." + origin }
+
+// schedulesOf are the filters of all that waits under an id.
+func (n names) schedulesOf(id string) []string {
+	any := n.prefix + ".sched.*." + SubjectToken(id)
+	return []string{any, any + ".*"}
+}
+
+// schedule splits the subject of a task that waits, or waited, into its type and the token of its id.
+func (n names) schedule(subject string) (typ, token string) {
+	rest, ok := strings.CutPrefix(subject, n.prefix+".sched.")
+	if !ok {
+		return "", ""
+	}
+	typ, rest, _ = strings.Cut(rest, ".")
+	token, _, _ = strings.Cut(rest, ".")
+	return typ, token
+}
+
+// due is where a task of a type is stored when it has waited long enough; the stream of tasks takes no schedules.
+func (n names) due(typ string) string { return n.prefix + ".due." + typ }
 
 func (n names) deadLetter(d *messages.DeadLetter) string {
 	return strings.Join([]string{n.prefix, "dlq", SubjectToken(orNone(d.Pipeline)), SubjectToken(orNone(d.Reason)), SubjectToken(d.ID)}, ".")

@@ -38,7 +38,7 @@ func (c *Cluster) PublishResult(ctx context.Context, r messages.TaskResult, t *m
 	var since time.Time
 	var reply string
 	if t != nil {
-		since, reply = t.StoredAt, t.Reply
+		since, reply = t.First().At, t.Reply
 	}
 	if stored, err = c.storeResult(ctx, &r, m, since); err != nil {
 		return false, fmt.Errorf("result of task %s: %w", r.TaskID, err)

@@ -18,6 +18,9 @@ import (
 // had none, and where it lies. A task whose id was sent in the last two minutes is taken for the same one
 // and stored once.
 //
+// A task with a NotBefore in the future waits on the server until then. Sent again under its id while it waits, two
+// minutes after the first time or later, it is replaced: there is one such task of an id and type.
+//
 // Everything wrong with the task is told at once, as [messages.FieldError]s. With a full stream, or no
 // answer, the error matches [messages.ErrUnavailable]; sending the same id again is then safe.
 func (c *Cluster) Send(ctx context.Context, t messages.Task) (messages.Task, error) {
@@ -34,6 +37,11 @@ func (c *Cluster) send(ctx context.Context, t messages.Task, msgID string) (sent
 	h := t.Encode()
 	m := &nats.Msg{Subject: c.names.task(t.Type, c.laneOf(&t)), Header: nats.Header(h), Data: t.Body}
 	var errs []error
+	delayed := t.NotBefore.After(c.Now())
+	if delayed {
+		errs = c.scheduleErrors(&t)
+		c.scheduled(m, c.names.scheduled(t.Type, t.ID), t.Type, t.NotBefore)
+	}
 	for name, value := range map[string]string{messages.HeaderTaskID: t.ID, messages.HeaderKey: t.Key} {
 		if h.Get(name) != value {
 			errs = append(errs, &messages.FieldError{Field: name, Value: value, Allowed: fmt.Sprintf("at most %d bytes of text without control characters", messages.MaxIDLen)})
@@ -50,6 +58,11 @@ func (c *Cluster) send(ctx context.Context, t messages.Task, msgID string) (sent
 	}
 	if err := errors.Join(errs...); err != nil {
 		return t, false, err
+	}
+	if delayed {
+		if err := c.roomToSchedule(ctx, m); err != nil {
+			return t, false, fmt.Errorf("task %s: %w", t.ID, err)
+		}
 	}
 	ack, err := c.store(ctx, m, msgID)
 	if err != nil {
@@ -127,7 +140,7 @@ func (n names) decodeTask(m *nats.Msg) (messages.Task, error) {
 		t.Key = ""
 	}
 	if meta, metaErr := m.Metadata(); metaErr == nil {
-		t.Stream, t.Sequence, t.Delivery, t.StoredAt = meta.Stream, meta.Sequence.Stream, int(meta.NumDelivered), meta.Timestamp
+		t.Stream, t.Sequence, t.Delivery, t.StoredAt = meta.Stream, meta.Sequence.Stream, t.Origin.Deliveries+int(meta.NumDelivered), meta.Timestamp
 	} else {
 		err = errors.Join(err, &messages.FieldError{Field: "ack subject", Value: m.Reply, Allowed: "one of JetStream's"})
 	}

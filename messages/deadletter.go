@@ -91,7 +91,8 @@ func NewID() string {
 // DeadLetterID is the id of the dead letter that a stored task's given replay leaves: the same on every node and after
 // every crash, so that storing it twice is seen, and another one for a task that uses the id again.
 func DeadLetterID(t *Task) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%d\x00%s\x00%d\x00%d", t.ID, t.Replay, t.Stream, t.Sequence, t.StoredAt.UnixNano()))
+	first := t.First()
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%d\x00%s\x00%d\x00%d", t.ID, t.Replay, first.Stream, first.Sequence, first.At.UnixNano()))
 	return id32.EncodeToString(sum[:16])
 }
 

@@ -59,6 +59,21 @@ const (
 	HeaderRedacted         = "forseti-redacted"
 	HeaderSnapshot         = "forseti-snapshot"
 	HeaderResponse         = "forseti-response"
+
+	// Of a task that was put off: see [Origin].
+	HeaderFirstStream   = "forseti-first-stream"
+	HeaderFirstSeq      = "forseti-first-seq"
+	HeaderFirstAt       = "forseti-first-at"
+	HeaderRetryNumber   = "forseti-retry-number"
+	HeaderRetryDelivery = "forseti-retry-deliveries"
+	HeaderRetryAttempts = "forseti-retry-attempts"
+	HeaderRetryElapsed  = "forseti-retry-elapsed-ms"
+	HeaderRetryFailedAt = "forseti-retry-first-failed-at"
+
+	// The server's own, of a message that it keeps until its time has come.
+	HeaderSchedule       = "Nats-Schedule"
+	HeaderScheduleTarget = "Nats-Schedule-Target"
+	HeaderScheduler      = "Nats-Scheduler"
 )
 
 // Limits of what is taken from and written to headers. A value past its limit is refused on the way in

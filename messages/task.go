@@ -20,8 +20,11 @@ type Task struct {
 	// decides is the subject; see Partition.
 	Priority Priority
 	Key      string
-	// Timeout bounds the work from when it was stored; Deadline does so absolutely. Zero means no bound;
-	// with both, the earlier counts.
+	// NotBefore is when the task becomes due, at most [MaxDelay] ahead: until then the server keeps it back. It is for
+	// senders; a delivered task does not have it. Zero, and an instant that has passed, mean at once.
+	NotBefore time.Time
+	// Timeout bounds the work from when it was stored, or became due; Deadline does so absolutely, by the server's clock.
+	// Zero means no bound; with both, the earlier counts.
 	Timeout     time.Duration
 	Deadline    time.Time
 	Reply       string // a subject that also gets the result
@@ -34,12 +37,14 @@ type Task struct {
 	Replay       int
 	DeadLetterID string
 	ReplayedBy   string
+	// Origin is what a task that was put off brings along, through all its copies.
+	Origin Origin
 
 	// What the transport knows; not set by producers.
 	Subject  string
 	Stream   string
 	Sequence uint64
-	Delivery int       // 1 for the first
+	Delivery int       // 1 for the first; counts on through what [Retry] put off
 	StoredAt time.Time // by the server's clock
 }
 
@@ -71,6 +76,7 @@ func DecodeTask(typ string, h Header, body []byte) (Task, error) {
 		Replay:         int(r.integer(HeaderReplay, 0, 1<<20)),
 		DeadLetterID:   r.text(HeaderDeadLetterID, MaxIDLen),
 		ReplayedBy:     r.text(HeaderReplayedBy, MaxIDLen),
+		Origin:         r.origin(),
 		Context: Context{
 			OrderID:   r.text(HeaderOrderID, MaxIDLen),
 			PaymentID: r.text(HeaderPaymentID, MaxIDLen),
@@ -136,6 +142,7 @@ func (t *Task) Encode() Header {
 	put(HeaderReplay, count(t.Replay))
 	put(HeaderDeadLetterID, t.DeadLetterID)
 	put(HeaderReplayedBy, t.ReplayedBy)
+	t.Origin.encode(h)
 	t.Context.encode(h)
 	return h
 }
@@ -181,12 +188,12 @@ func headerName(s string) bool {
 	return s != "" && len(s) <= MaxTokenLen
 }
 
-// Expires is when the task is no longer wanted: the earlier of its deadline and its timeout from when it
-// was stored. ok is false when it has neither.
+// Expires is when the task is no longer wanted, by the server's clock: the earlier of its deadline and its timeout from
+// when it was first stored, or became due. ok is false when it has neither.
 func (t *Task) Expires() (at time.Time, ok bool) {
 	at = t.Deadline
-	if t.Timeout > 0 && !t.StoredAt.IsZero() {
-		if by := t.StoredAt.Add(t.Timeout); at.IsZero() || by.Before(at) {
+	if since := t.First().At; t.Timeout > 0 && !since.IsZero() {
+		if by := since.Add(t.Timeout); at.IsZero() || by.Before(at) {
 			at = by
 		}
 	}

@@ -23,7 +23,7 @@ type cancellations struct {
 	running map[delivered]stoppable
 }
 
-// stoppable is a task that runs here: what stops it, and when it was stored.
+// stoppable is a task that runs here: what stops it, and when it was first stored.
 type stoppable struct {
 	stop   context.CancelCauseFunc
 	stored time.Time
@@ -66,10 +66,10 @@ func (c *cancellations) order(o messages.Cancellation) {
 func (c *cancellations) begin(t *messages.Task, stop context.CancelCauseFunc) (canceled bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if o, ok := c.orders[t.ID]; ok && t.StoredAt.Before(o.At) {
+	if o, ok := c.orders[t.ID]; ok && t.First().At.Before(o.At) {
 		return true
 	}
-	c.running[deliveredAs(t)] = stoppable{stop, t.StoredAt}
+	c.running[deliveredAs(t)] = stoppable{stop, t.First().At}
 	return false
 }
 

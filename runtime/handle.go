@@ -62,8 +62,9 @@ func (c TaskConfig) withDefaults() TaskConfig {
 // Handle makes p run fn for every task of a type, and for every call: a request to the subject call.<type>, which is answered
 // and not stored; see [cluster.Cluster.Call]. fn returns the result, which is stored as JSON, or an error; it
 // steers what becomes of the task by returning messages.Retry, messages.Discard or messages.DeadLetterNow. It must
-// be idempotent. A delay asked for by messages.Retry is cut to AckWait: what is put off still counts among the tasks in
-// flight. The runtime needs a cluster, and can have one handler per type.
+// be idempotent. For a delay by messages.Retry of up to AckWait the task still counts among those in flight; for a longer
+// one, of up to [messages.MaxDelay], a copy of it waits on the server, and its deliveries and attempts, its deadline and its one end
+// go on with that. A task with an ordering key keeps its place instead: its delay is cut to AckWait. The runtime needs a cluster, and can have one handler per type.
 func Handle[In, Out any](rt *Runtime, typ string, p Pipeline, fn func(context.Context, Task[In]) (Out, error)) error {
 	return HandleWith(rt, TaskConfig{Type: typ}, p, fn)
 }

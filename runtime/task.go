@@ -25,7 +25,7 @@ const settleWait = 30 * time.Second
 type taskRun struct {
 	*handler
 	d       *cluster.Delivery
-	expires time.Time    // zero: never
+	expires time.Time    // by the server's clock; zero: never
 	holds   atomic.Int32 // what the slot is still held for
 	passed  atomic.Bool  // its call is over
 	settled bool
@@ -46,7 +46,7 @@ func (r *taskRun) begin() {
 		r.end(r.refusal(messages.ReasonMalformed, r.d.Err), messages.ReasonMalformed)
 		return
 	}
-	if t.Delivery > 1 && r.known() {
+	if (t.Delivery > 1 || !t.Origin.At.IsZero()) && r.known() {
 		return
 	}
 	if t.Delivery-r.refusals.of(t.Sequence) > r.cfg.MaxDeliveries {
@@ -64,21 +64,25 @@ func (r *taskRun) begin() {
 	cancel := func() { stop(nil) }
 	if r.rt.canceled.begin(t, stop) {
 		cancel()
-		r.cancel(actors.Result[any]{})
+		var res actors.Result[any]
+		r.addEarlier(&res)
+		r.cancel(res)
 		return
 	}
 	if at, ok := t.Expires(); ok {
 		r.expires = at
-		if !time.Now().Before(at) {
+		left := at.Sub(r.rt.cluster.Now())
+		if left <= 0 {
 			r.rt.canceled.forget(t)
 			cancel()
 			r.expired.Add(1)
 			res := actors.Result[any]{Outcome: messages.Timeout, Err: errExpired}
+			r.addEarlier(&res)
 			r.store(r.result(&res, messages.ReasonExpired), nil)
 			return
 		}
 		var release context.CancelFunc
-		ctx, release = context.WithDeadlineCause(ctx, at, errExpired)
+		ctx, release = context.WithTimeoutCause(ctx, left, errExpired)
 		cancel = func() { release(); stop(nil) }
 	}
 	r.holds.Add(1)
@@ -125,7 +129,8 @@ func (r *taskRun) cancel(res actors.Result[any]) {
 	r.store(r.result(&res, messages.ReasonCanceled), nil)
 }
 
-// known ends a task that an earlier delivery already brought to its end, but not to its acknowledgement.
+// known ends a task that an earlier delivery, or another copy, already brought to its end or put off, but not to its
+// acknowledgement.
 func (r *taskRun) known() bool {
 	t := &r.d.Task
 	ctx, cancel := context.WithTimeout(r.rt.life, settleWait)
@@ -136,6 +141,16 @@ func (r *taskRun) known() bool {
 	case err != nil:
 		r.giveBack(time.Second)
 		return true
+	}
+	if t.Delivery > 1 {
+		switch off, err := r.rt.cluster.IsPutOff(ctx, t); {
+		case off:
+			r.ack(ctx)
+			return true
+		case err != nil:
+			r.giveBack(time.Second)
+			return true
+		}
 	}
 	info, err := r.rt.cluster.DeadLetter(ctx, messages.DeadLetterID(t))
 	if err == nil {
@@ -153,15 +168,15 @@ func (r *taskRun) known() bool {
 	return false
 }
 
-// over acknowledges the task if it has its result already: one stored after the task was, because an id may be used
-// again.
+// over acknowledges the task if it has its result already: one stored after the task first was, because an id may be
+// used again.
 func (r *taskRun) over(ctx context.Context) (bool, error) {
 	t := &r.d.Task
 	old, err := r.rt.cluster.Result(ctx, t.ID)
 	if errors.Is(err, messages.ErrNotFound) {
 		return false, nil
 	}
-	if err != nil || old.Replay < t.Replay || !old.StoredAt.After(t.StoredAt) {
+	if err != nil || old.Replay < t.Replay || !old.StoredAt.After(t.First().At) {
 		return false, err
 	}
 	r.finish(ctx, &old)
@@ -170,6 +185,7 @@ func (r *taskRun) over(ctx context.Context) (bool, error) {
 
 // ended settles what the pipeline made of the task.
 func (r *taskRun) ended(res actors.Result[any], cause error) {
+	r.addEarlier(&res)
 	if !res.Outcome.Good() && errors.Is(res.Err, messages.ErrStopped) && r.rt.isDraining() {
 		r.giveBack(0) // it met what is being shut down here: another node shall have it
 		return
@@ -185,7 +201,7 @@ func (r *taskRun) ended(res actors.Result[any], cause error) {
 		}
 	}
 	if res.Outcome == messages.Canceled {
-		res.Outcome, res.Err = messages.Timeout, &messages.TimeoutError{Limit: r.expires.Sub(r.d.Task.StoredAt), Scope: "deadline"}
+		res.Outcome, res.Err = messages.Timeout, &messages.TimeoutError{Limit: r.expires.Sub(r.d.Task.First().At), Scope: "deadline"}
 	}
 	switch {
 	case res.Outcome.Good():
@@ -194,10 +210,11 @@ func (r *taskRun) ended(res actors.Result[any], cause error) {
 		r.wait(res)
 	default:
 		if after, ok := messages.RetryLater(res.Err); ok && res.Outcome == messages.Failure {
+			if after = r.untilExpiry(after); after > r.cfg.AckWait && r.putOff(&res, after) {
+				return
+			}
 			after = min(after, r.cfg.AckWait)
-			r.rt.sys.Publish(messages.Event{Kind: messages.TaskDeferred, Pipeline: r.p.Name(), Source: r.cfg.Type, Reason: fmt.Sprintf("%.200v", res.Err), Data: messages.TaskDelay{
-				TaskID: r.d.Task.ID, Delay: after.Milliseconds(), Delivery: r.d.Task.Delivery,
-			}})
+			r.deferred(res.Err, after)
 			r.giveBack(after)
 			return
 		}
@@ -222,7 +239,7 @@ func (r *taskRun) succeed(res actors.Result[any]) {
 
 // wait gives a refused task back: it has not failed, it waits. Only a task that may not wait any longer ends.
 func (r *taskRun) wait(res actors.Result[any]) {
-	now := time.Now()
+	now := r.rt.cluster.Now()
 	late := !r.expires.IsZero() && !now.Before(r.expires)
 	if r.expires.IsZero() && now.Sub(r.d.Task.StoredAt) > r.cfg.MaxAge {
 		late = !errors.Is(res.Err, messages.ErrInProgress) // its work is being done: that ends it
@@ -246,7 +263,9 @@ func (r *taskRun) wait(res actors.Result[any]) {
 }
 
 func (r *taskRun) refusal(reason string, err error) actors.Result[any] {
-	return actors.Result[any]{Outcome: messages.Failure, Err: fmt.Errorf("%s: %w", reason, err)}
+	res := actors.Result[any]{Outcome: messages.Failure, Err: fmt.Errorf("%s: %w", reason, err)}
+	r.addEarlier(&res)
+	return res
 }
 
 // end keeps a dead letter, unless the handler said that there is no need to, and stores the result.
