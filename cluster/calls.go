@@ -72,7 +72,7 @@ func (c *Cluster) AnswerCalls(typ string, answer func(*Request)) error {
 func (c *Cluster) callService() (micro.Service, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closing || c.callsStopped {
+	if c.closing {
 		return nil, messages.ErrStopped
 	}
 	if c.calls != nil {
@@ -88,12 +88,12 @@ func (c *Cluster) callService() (micro.Service, error) {
 	return svc, err
 }
 
-// StopCalls takes this node out of those that answer calls, for good. Requests that it has received are still answered. It
+// StopCalls takes this node out of those that answer calls, until it answers some type's again. Requests that it has received are still answered. It
 // is idempotent and does not wait.
 func (c *Cluster) StopCalls() {
 	c.mu.Lock()
 	svc := c.calls
-	c.calls, c.callsStopped = nil, true
+	c.calls = nil
 	c.mu.Unlock()
 	if svc == nil {
 		return

@@ -80,8 +80,6 @@ type Cluster struct {
 	consumers map[*Consumer]struct{}
 	calls     micro.Service // nil until the first type is answered
 
-	callsStopped bool
-
 	lostAt time.Time // belongs to the client's goroutine that calls back
 
 	closed    chan struct{} // the connection is gone for good

@@ -42,7 +42,7 @@ func FuzzSubjectToken(f *testing.F) {
 func TestNamesOf(t *testing.T) {
 	n := namesOf("forseti.v1")
 	require.Equal(t, names{
-		prefix: "forseti.v1", tasks: "FORSETI_TASKS", results: "FORSETI_RESULTS", dlq: "FORSETI_DLQ", events: "FORSETI_EVENTS",
+		prefix: "forseti.v1", tasks: "FORSETI_TASKS", results: "FORSETI_RESULTS", dlq: "FORSETI_DLQ", events: "FORSETI_EVENTS", sched: "FORSETI_SCHED",
 		controlBucket: "forseti_control", dlqStateBucket: "forseti_dlq_state", cancelBucket: "forseti_cancel", service: "forseti",
 	}, n)
 	require.Equal(t, "ACME_PROD_FORSETI_TASKS", namesOf("acme.prod.forseti.v1").tasks)

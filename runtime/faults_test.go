@@ -169,10 +169,8 @@ func TestLongDelaysStoppedTheType(t *testing.T) {
 	for _, id := range []string{"a", "b", "other"} {
 		send(t, c, messages.Task{ID: id, Type: "charge", Body: []byte("{}")})
 	}
-	for _, id := range []string{"a", "b", "other"} {
-		require.Equal(t, messages.Success, result(t, c, id, 0).Outcome)
-	}
-	require.Len(t, events.C(), 2)
+	require.Equal(t, messages.Success, result(t, c, "other", 0).Outcome) // a and b wait on the server for an hour
+	require.Eventually(t, func() bool { return len(events.C()) == 2 }, 5*time.Second, time.Millisecond)
 }
 
 func TestOldTaskWhoseWorkWasBeingDoneBecameADeadLetter(t *testing.T) {

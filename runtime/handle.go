@@ -149,21 +149,30 @@ func (rt *Runtime) handle(cfg TaskConfig, p Pipeline, prepare func(messages.Task
 	consumer, err := rt.cluster.Consume(rt.life, cluster.ConsumeConfig{
 		Type: cfg.Type, AckWait: h.cfg.AckWait, MaxInFlight: cfg.MaxInFlight, Ordered: cfg.Ordered, OnPause: h.pause, OnResume: h.resume, OnIdle: h.idle,
 	}, h, h.deliver)
-	rt.mu.Lock()
-	defer rt.mu.Unlock()
+	if err == nil {
+		h.consumer.Store(consumer)
+		if err = h.answerCalls(); err != nil {
+			consumer.Stop()
+			err = errors.Join(err, consumer.Drained(rt.life))
+		} else if rt.isDraining() { // meanwhile
+			consumer.Stop()
+			rt.cluster.StopCalls()
+		}
+	}
 	if err != nil {
+		rt.mu.Lock()
+		defer rt.mu.Unlock()
 		delete(rt.handlers, cfg.Type)
 		return fmt.Errorf("task type %q: %w", cfg.Type, err)
 	}
-	h.consumer.Store(consumer)
-	if rt.isDraining() { // meanwhile
-		consumer.Stop()
+	return nil
+}
+
+func (h *handler) answerCalls() error {
+	if h.cfg.NoCalls {
 		return nil
 	}
-	if cfg.NoCalls {
-		return nil
-	}
-	return rt.cluster.AnswerCalls(cfg.Type, h.answer)
+	return h.rt.cluster.AnswerCalls(h.cfg.Type, h.answer)
 }
 
 // claim makes h the handler of its type. It does not fetch yet: that takes a while, and nothing waits for it here.
