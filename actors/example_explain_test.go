@@ -17,7 +17,7 @@ func ExampleExplain() {
 			policy.Retry{Attempts: 4, Backoff: policy.Exponential(50*time.Millisecond, 2*time.Second)},
 			policy.Bulkhead{Permits: 32, Queue: 64},
 		},
-		Hooks: []actors.Hook{{Name: "audit"}},
+		Hooks: []actors.Hook{{Name: "audit", OnEnd: func(actors.Moment) {}}},
 	}))
 	// Output:
 	// charge

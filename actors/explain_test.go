@@ -22,7 +22,7 @@ func allowing() Guard {
 func TestExplanationOfASpecIsThatOfItsPipeline(t *testing.T) {
 	for name, spec := range map[string]Spec{
 		"empty": {},
-		"five":  {Layers: fiveLayers(), Guards: []Guard{allowing()}, Hooks: []Hook{{Name: "audit"}, {}}, Sinks: []FailureSink{&memorySink{}}, Intake: 7},
+		"five":  {Layers: fiveLayers(), Guards: []Guard{allowing()}, Hooks: []Hook{{Name: "audit", OnEnd: func(Moment) {}}, {OnEnd: func(Moment) {}}}, Sinks: []FailureSink{&memorySink{}}, Intake: 7},
 		"order": {Layers: fiveLayers(), Guards: []Guard{allowing(), KillSwitch()}, Observe: true},
 		"bare":  {Unstoppable: true, Layers: []policy.Config{policy.Retry{}, policy.Retry{Attempts: 1}}},
 		"own": {
@@ -85,7 +85,7 @@ func TestExplanationShowsSettingsOfAPolicyWhoseActorIsGone(t *testing.T) {
 func TestInvalidSpecIsExplainedWithAllItsErrors(t *testing.T) {
 	spec := Spec{
 		Layers: []policy.Config{policy.Timeout{}, nil, policy.Bulkhead{Permits: -1, Queue: -1}, policy.Timeout{Limit: 1, Detached: true}},
-		Guards: []Guard{nil, ActorGuard("sentry", nil)}, Sinks: []FailureSink{nil}, Hooks: []Hook{{Name: "No"}}, Intake: -1,
+		Guards: []Guard{nil, ActorGuard("sentry", nil)}, Sinks: []FailureSink{nil}, Hooks: []Hook{{Name: "No", OnEnd: func(Moment) {}}}, Intake: -1,
 	}
 	e := Explain("No Good", spec)
 	_, err := newSystem(t).Pipeline("No Good", spec)
@@ -183,7 +183,7 @@ func TestDrawingIsNarrow(t *testing.T) {
 	var guards []Guard
 	var hooks []Hook
 	for range 20 {
-		guards, hooks = append(guards, allowing()), append(hooks, Hook{Name: "observer"})
+		guards, hooks = append(guards, allowing()), append(hooks, Hook{Name: "observer", OnEnd: func(Moment) {}})
 	}
 	drawn := Explain("wide", Spec{Layers: layers, Guards: guards, Hooks: hooks}).String()
 	for _, line := range strings.Split(drawn, "\n") {

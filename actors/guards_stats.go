@@ -92,7 +92,7 @@ func (g *guardGate) broke(c *call, failure any) *messages.RejectedError {
 	}
 	if n, ok := g.failures.add(c.now); ok {
 		g.pipe.event(messages.Event{
-			Kind: messages.GuardFailed, Source: g.name, Reason: fmt.Sprintf("%.200v", failure), Data: messages.GuardFailure{Count: n, FailsClosed: g.closed},
+			Kind: messages.GuardFailed, Source: g.name, Reason: brief(failure), Data: messages.GuardFailure{Count: n, FailsClosed: g.closed},
 		})
 	}
 	if !g.closed {

@@ -15,8 +15,8 @@ import (
 // functions are left out. Nothing they do delays or fails a call: they are fed through a bounded queue, and what
 // does not fit is dropped, counted by Pipeline.HookStats, and told by a hook.overflow event a second. A function that panics,
 // or leaves by Goexit, costs its actor a restart, after a backoff, and that one record; one that does so too often is
-// stopped. One that never returns keeps one worker, and its queue full; at the end the system waits for it until the
-// context of Close ends, and Close says which it was.
+// stopped. One that never returns keeps one worker, and its queue full; at the end the system waits for it for 5 s,
+// or until the context of Close ends, and Close says which it was.
 type Hook struct {
 	Name string // a token; default "hook"
 	// Queue is how many calls may wait to be told; rounded up to a power of two. Default 512, at most 65536.
@@ -109,6 +109,15 @@ type hookActor struct {
 	guest   *guest  // of an ActorHook; nil otherwise
 	// quarantined says that it failed too often, and gets nothing more.
 	quarantined atomic.Bool
+	telling     atomic.Bool // its worker is at it
+	noticed     sighting
+}
+
+const maxHookQueue = 1 << 16
+
+// tells reports whether anybody would hear.
+func (h *Hook) tells() bool {
+	return h.make != nil || h.OnExecute != nil || h.OnSuccess != nil || h.OnFailure != nil || h.OnRetry != nil || h.OnReject != nil || h.OnEnd != nil
 }
 
 func newHookActor(p *Pipeline, h Hook, i int) *hookActor {
@@ -116,7 +125,7 @@ func newHookActor(p *Pipeline, h Hook, i int) *hookActor {
 		h.Name = "hook"
 	}
 	size := uint64(2)
-	for want := uint64(min(max(h.Queue, 0), 1<<16)); size < want || h.Queue <= 0 && size < 512; {
+	for want := uint64(min(max(h.Queue, 0), maxHookQueue)); size < want || h.Queue <= 0 && size < 512; {
 		size *= 2
 	}
 	a := &hookActor{Hook: h, pipe: p}
@@ -206,6 +215,8 @@ func (a *hookActor) tellExcess(n int64, why string) {
 // seen twice.
 func (a *hookActor) tell() {
 	ring := a.ring.Load() // there is one: only this actor's end disposes of it
+	a.telling.Store(true)
+	defer a.telling.Store(false)
 	for {
 		x := &ring.cells[a.head&ring.mask]
 		if x.seq.Load() != a.head+1 {

@@ -3,6 +3,8 @@ package actors
 import (
 	"errors"
 	"fmt"
+	"sync"
+	"time"
 )
 
 // HookStats is how a hook fares, as of about now: it is read while calls run, without stopping any.
@@ -36,6 +38,32 @@ func (p *Pipeline) HookStats() []HookStats {
 		all = append(all, s)
 	}
 	return all
+}
+
+// sighting is how far a hook was when somebody looked.
+type sighting struct {
+	mu   sync.Mutex
+	told uint64
+	at   int64
+}
+
+// stuckAfter is how long a hook may be at one record before it is said to be stuck.
+const stuckAfter = int64(5 * time.Second)
+
+// stuck says for how long, as far as is known, the hook has been at the record that it is at; 0 while nobody would call that
+// stuck. It takes two looks: only they read the clock.
+func (a *hookActor) stuck(now int64) time.Duration {
+	s := &a.noticed
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if told := a.told.Load(); !a.telling.Load() || told != s.told || s.at == 0 {
+		s.told, s.at = told, now
+		return 0
+	}
+	if now-s.at < stuckAfter {
+		return 0
+	}
+	return time.Duration(now - s.at)
 }
 
 // stuckHooks names the hooks that have not ended: there is no more time to wait for them.

@@ -2,6 +2,7 @@ package actors
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -28,6 +29,7 @@ const (
 	PartUp          PartState = "up"
 	PartRestarting  PartState = "restarting"  // its actor failed, and comes back after a delay
 	PartQuarantined PartState = "quarantined" // its actor failed too often: what it published last stays in force
+	PartStuck       PartState = "stuck"       // a hook whose function has not returned for 5 s or longer
 	PartStopped     PartState = "stopped"     // its pipeline is closed
 )
 
@@ -95,6 +97,11 @@ func (p *Pipeline) parts(failed map[string]trouble) []Part {
 	}
 	for _, h := range p.hooks {
 		add(HookPart, h.name, h.name, nil)
+		part := &parts[len(parts)-1]
+		part.Name = h.Name // the actor's is numbered
+		if since := h.stuck(p.sys.now()); since > 0 && part.State == PartUp {
+			part.State, part.Detail = PartStuck, fmt.Sprintf("at one call for %v, %d wait, %d were dropped", since.Round(time.Second), h.depth(), h.dropped.Load())
+		}
 	}
 	for _, k := range p.sinks {
 		add(SinkPart, k.sink.Name(), k.name, k.sink)

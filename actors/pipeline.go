@@ -227,6 +227,8 @@ func (p *Pipeline) build(spec Spec) error {
 	for i := range spec.Hooks {
 		h := spec.Hooks[i]
 		want(h.Name == "" || messages.ValidToken(h.Name), fmt.Sprintf("hooks[%d].Name", i), h.Name, "1 to 64 of a-z, 0-9, _ and -")
+		want(h.Queue >= 0 && h.Queue <= maxHookQueue, fmt.Sprintf("hooks[%d].Queue", i), h.Queue, fmt.Sprintf("0 for the default, to %d", maxHookQueue))
+		want(h.tells(), fmt.Sprintf("hooks[%d]", i), nil, "a hook with a function")
 		p.hooks = append(p.hooks, newHookActor(p, h, i))
 		p.live = p.live || h.Live && h.OnExecute != nil
 	}

@@ -90,20 +90,36 @@ func (s *supervisor) HandleFailure(_ *actor.ActorSystem, parent actor.Supervisor
 	}
 	s.sys.restarted.add(0, labels{actorKind(child.Id), string(kind)})
 	s.sys.failures.put(messages.Event{
-		Kind: kind, Source: child.Id, Reason: fmt.Sprintf("panic: %.200v", reason),
+		Kind: kind, Pipeline: pipelineName(child.Id), Source: child.Id, Reason: "panic: " + brief(reason),
 		Data: messages.ActorFailures{Failures: count, Delay: delay.Milliseconds()},
 	})
 	back := int64(0)
 	if ok {
 		back = now + int64(delay+restartGrace)
 	}
-	s.sys.troubles.note(child.Id, fmt.Sprintf("panic: %.200v", reason), back)
+	s.sys.troubles.note(child.Id, "panic: "+brief(reason), back)
 	if ok {
 		time.AfterFunc(delay/2+rand.N(delay/2+1), func() { parent.RestartChildren(child) })
 	} else {
 		parent.StopChildren(child)
 	}
 	s.sys.workers.run(func() { s.sys.failures.tell(s.sys.publish) })
+}
+
+// brief is what somebody panicked with, cut to 200 bytes.
+func brief(v any) string {
+	s := fmt.Sprint(v)
+	return strings.ToValidUTF8(s[:min(len(s), 200)], "?")
+}
+
+// pipelineName is the pipeline that an actor belongs to, by its address; empty for none.
+func pipelineName(id string) string {
+	for part := range strings.SplitSeq(id, "/") {
+		if name, ok := strings.CutPrefix(part, "pipeline-"); ok {
+			return name
+		}
+	}
+	return ""
 }
 
 // actorKind is what sort of actor has that address, as it is counted: names that users gave are left out where there are any

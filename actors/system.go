@@ -298,10 +298,17 @@ func (s *System) drain(ctx context.Context) (first bool, err error) {
 // end is the second half: the actors have been told to stop, and are waited for until ctx ends, as are the workers.
 func (s *System) end(ctx context.Context) error {
 	var errs []error
+	// What calls needed is over; what may still run is hooks, and one that hangs must not use up what the process has left.
+	ctx, cancel := context.WithTimeoutCause(ctx, endWait, errEndWait)
+	defer cancel()
+	var stuck error
 	select {
 	case <-s.gone:
 	case <-ctx.Done():
-		errs = append(errs, s.stuckHooks(), fmt.Errorf("actors still busy in user code: %w", context.Cause(ctx)))
+		if stuck = s.stuckHooks(); stuck == nil {
+			stuck = fmt.Errorf("actors still busy in user code: %w", context.Cause(ctx))
+		}
+		errs = append(errs, stuck)
 	}
 	s.wheel.close()
 	s.mu.Lock()
@@ -310,11 +317,16 @@ func (s *System) end(ctx context.Context) error {
 	if bridge != nil {
 		bridge.sub.Close()
 	}
-	if err := s.workers.close(ctx); err != nil {
+	if err := s.workers.close(ctx); err != nil && stuck == nil {
 		errs = append(errs, fmt.Errorf("workers still busy in user code: %w", err))
 	}
 	return errors.Join(errs...)
 }
+
+// endWait bounds the wait for hooks and other actors of the user's, when all calls are over.
+const endWait = 5 * time.Second
+
+var errEndWait = fmt.Errorf("not within %v after the last call", endWait)
 
 // atLeast hides what is less important than min: Proto.Actor tells of each message it could not deliver.
 type atLeast struct {

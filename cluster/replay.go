@@ -87,9 +87,9 @@ func (c *Cluster) sendReplay(ctx context.Context, t messages.Task, nonce string)
 func replayable(d *messages.DeadLetter) error {
 	switch {
 	case d.Truncated:
-		return &messages.FieldError{Field: "body", Value: len(d.Body), Allowed: "the whole body: this one was cut when it was stored"}
+		return fmt.Errorf("%w: it cannot be replayed: its body was cut to %d bytes when it was stored", messages.ErrInvalid, len(d.Body))
 	case len(d.Redacted) > 0:
-		return &messages.FieldError{Field: "redacted", Value: strings.Join(d.Redacted, ", "), Allowed: "the whole letter: what these rules withheld is not known any more"}
+		return fmt.Errorf("%w: it cannot be replayed: %s was redacted when it was stored", messages.ErrInvalid, strings.Join(d.Redacted, ", "))
 	case d.Type == "":
 		return &messages.FieldError{Field: "type", Value: d.Type, Allowed: "a letter of a task, or of a call that says as what it is replayed"}
 	}

@@ -102,6 +102,8 @@ func (rt *Runtime) HealthCheckAll(ctx context.Context) HealthReport {
 			h.Status, h.Detail = Degraded, strings.TrimSuffix("restarting: "+p.Detail, ": ")
 		case actors.PartQuarantined:
 			h.Status, h.Detail = Down, strings.TrimSuffix("quarantined: "+p.Detail, ": ")
+		case actors.PartStuck:
+			h.Status, h.Detail = Degraded, "stuck: "+p.Detail
 		case actors.PartStopped:
 			h.Detail = "stopped"
 		}

@@ -53,7 +53,7 @@ func TestHealthCheckAllAsksEverything(t *testing.T) {
 		}
 		require.Equal(t, map[string]runtime.Status{
 			"guard  kill_switch": runtime.Up, "guard pay hours": runtime.Up, "policy pay retry": runtime.Up, "policy pay breaker": runtime.Up,
-			"hook pay hook-0-watch": runtime.Up, "sink pay log": runtime.Up, "database  orders": runtime.Up,
+			"hook pay watch": runtime.Up, "sink pay log": runtime.Up, "database  orders": runtime.Up,
 		}, kinds)
 		leave()
 
@@ -64,10 +64,10 @@ func TestHealthCheckAllAsksEverything(t *testing.T) {
 		report = rt.HealthCheckAll(t.Context())
 		require.Equal(t, runtime.Degraded, report.Status)
 		require.Equal(t, runtime.Health{Kind: "sink", Pipeline: "pay", Name: "log", Status: runtime.Down, Detail: "disk is full"}, part(t, report, "sink", "log"))
-		require.Equal(t, runtime.Degraded, part(t, report, "hook", "hook-0-watch").Status)
+		require.Equal(t, runtime.Degraded, part(t, report, "hook", "watch").Status)
 		require.Equal(t, 1, asked, "it has left")
 		time.Sleep(2 * time.Minute)
-		require.Equal(t, runtime.Up, part(t, rt.HealthCheckAll(t.Context()), "hook", "hook-0-watch").Status)
+		require.Equal(t, runtime.Up, part(t, rt.HealthCheckAll(t.Context()), "hook", "watch").Status)
 		_, err = runtime.Do(t.Context(), pipe, oneValue)
 		require.NoError(t, err)
 		time.Sleep(2 * time.Minute)
@@ -86,7 +86,7 @@ func TestHealthOfAQuarantinedPart(t *testing.T) {
 		_, err = runtime.Do(t.Context(), pipe, oneValue)
 		require.NoError(t, err)
 		synctest.Wait()
-		h := part(t, rt.HealthCheckAll(t.Context()), "hook", "hook-0-watch")
+		h := part(t, rt.HealthCheckAll(t.Context()), "hook", "watch")
 		require.Equal(t, runtime.Down, h.Status)
 		require.Contains(t, h.Detail, "quarantined: panic: watch")
 		require.NoError(t, rt.Shutdown(t.Context()))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -175,6 +176,12 @@ func (rt *Runtime) Ready() Readiness {
 		return Readiness{Details: []string{"draining"}}
 	}
 	r := Readiness{Ready: true}
+	for _, p := range rt.sys.Parts() {
+		if p.State != actors.PartUp && p.State != actors.PartStopped {
+			r.Degraded = true
+			r.Details = append(r.Details, fmt.Sprintf("%s %s is %s: %s", p.Kind, strings.TrimPrefix(p.Pipeline+"/"+p.Name, "/"), p.State, p.Detail))
+		}
+	}
 	if rt.cluster == nil {
 		return r
 	}

@@ -30,7 +30,8 @@ type WebhookConfig struct {
 	// Header is added to each request; the webhook's own headers come first.
 	Header http.Header
 	// Secret signs each request as Standard Webhooks do (https://www.standardwebhooks.com): the header webhook-signature
-	// is "v1," and the HMAC-SHA256, in base64, of webhook-id, webhook-timestamp and body, joined by dots. Nil signs nothing.
+	// is "v1," and the HMAC-SHA256, in base64, of webhook-id, webhook-timestamp and body, joined by dots. Nil signs nothing; otherwise 16
+	// bytes or more: an empty one comes of a variable that is not set.
 	Secret []byte
 	// Timeout bounds one request with its answer. Default 10 s.
 	Timeout time.Duration
@@ -54,6 +55,9 @@ type Webhook struct {
 
 var _ Sink = (*Webhook)(nil)
 
+// minSecret is the shortest secret that signs anything.
+const minSecret = 16
+
 // NewWebhook makes a webhook. The error reports all that is wrong, each a *messages.FieldError.
 func NewWebhook(cfg WebhookConfig) (*Webhook, error) {
 	var errs []error
@@ -64,6 +68,9 @@ func NewWebhook(cfg WebhookConfig) (*Webhook, error) {
 	}
 	if cfg.Timeout < 0 {
 		errs = append(errs, &messages.FieldError{Field: "Timeout", Value: cfg.Timeout, Allowed: "0 or more"})
+	}
+	if n := len(cfg.Secret); cfg.Secret != nil && n < minSecret {
+		errs = append(errs, &messages.FieldError{Field: "Secret", Value: fmt.Sprintf("%d bytes", n), Allowed: fmt.Sprintf("at least %d bytes, or nil for no signature", minSecret)})
 	}
 	if len(errs) > 0 {
 		return nil, fmt.Errorf("webhook: %w", errors.Join(errs...))

@@ -58,17 +58,25 @@ and the payment service have on record, and exits with 1 if a claim does not hol
 	return cmd
 }
 
+func isPipe(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeNamedPipe != 0
+}
+
 // newPaymentCommand is the payment service of the demonstration, which starts it as a process of its own.
 func newPaymentCommand() *cobra.Command {
 	cfg := payment.Config{}
 	cmd := &cobra.Command{
 		Use:   "payment",
-		Short: "A payment service to try things with, as in the demonstration; it ends when its input does",
+		Short: "A payment service to try things with, as in the demonstration; it ends when a pipe that is its input does",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg.Alive, cfg.Out = cmd.InOrStdin(), cmd.OutOrStdout()
 			ctx := cmd.Context()
-			if !isTerminal(cfg.Alive) { // the interrupt is for who started it, who then ends this input
+			if f, ok := cfg.Alive.(*os.File); ok && !isPipe(f) { // a terminal, or nothing: nobody holds it open for us
+				cfg.Alive = nil
+			}
+			if cfg.Alive != nil { // the interrupt is for who started it, who then ends this input
 				ctx = context.WithoutCancel(ctx)
 			}
 			return payment.Serve(ctx, cfg)

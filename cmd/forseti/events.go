@@ -39,7 +39,7 @@ the --from-seq to go on from. An event events.gap stands where some are missing.
 				filter.Kinds = append(filter.Kinds, messages.Kind(k))
 			}
 			if err := filter.Validate(); err != nil {
-				return tryTo(usageError("--kind is %q, or another filter is wrong: %w", kinds, err), "forseti events --kind "+string(messages.BreakerOpened))
+				return tryTo(usageError("%w", err), "forseti events --kind "+string(messages.BreakerOpened))
 			}
 			if !follow && !cmd.Flags().Changed("since") && filter.From == 0 {
 				since = defaultSince
@@ -47,8 +47,12 @@ the --from-seq to go on from. An event events.gap stands where some are missing.
 			if since > 0 {
 				filter.Since = time.Now().Add(-since)
 			}
-			if client.format == "ndjson" {
+			switch client.format {
+			case "ndjson":
 				client.format = "json"
+			case "table", "json":
+			default:
+				return usageError("--output is %q: want table, json or ndjson", client.format)
 			}
 			return client.run(cmd, func(ctx context.Context, s *session) error { return s.events(ctx, filter, follow) })
 		},

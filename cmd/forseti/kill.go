@@ -50,7 +50,7 @@ type ackView struct {
 	DelayMS   float64   `json:"delay_ms"` // from the push to the answer
 }
 
-const scopeUsage = "global, pipeline=`name`, type=name, tier=name, or region=, domain= or tenant=text"
+const scopeUsage = "global, pipeline=`name`, type=name, tasks=type, tier=name, or region=, domain= or tenant=text"
 
 func newKillOrderCommand(client *clientFlags, on bool) *cobra.Command {
 	var scope, mode, reason, by string
@@ -66,7 +66,7 @@ func newKillOrderCommand(client *clientFlags, on bool) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if strings.TrimSpace(reason) == "" {
 				return tryTo(usageError("--reason is missing: those who find the switch want to know why"),
-					fmt.Sprintf("forseti kill %s --reason 'payment provider is down'", use))
+					fmt.Sprintf("forseti kill %s --reason '%s'", use, map[bool]string{true: "payment provider is down", false: "payment provider is back"}[on]))
 			}
 			parsed, err := messages.ParseScope(scope)
 			if err != nil {
@@ -105,6 +105,12 @@ func newKillOrderCommand(client *clientFlags, on bool) *cobra.Command {
 func (s *session) order(ctx context.Context, order messages.KillState, wait bool, nodes int) error {
 	var acks []cluster.KillAck
 	var err error
+	if !order.On {
+		states, err := s.KillStates(ctx)
+		if err == nil && !slices.ContainsFunc(states, func(k messages.KillState) bool { return k.Scope == order.Scope && k.Active(time.Now()) }) {
+			s.note("%s was not on; forseti kill status shows what is", order.Scope)
+		}
+	}
 	if wait {
 		enough := func(acks []cluster.KillAck) bool { return nodes > 0 && len(acks) >= nodes }
 		order, acks, err = s.SetKillAwait(ctx, order, min(ackWindow, s.limit/2), enough)
