@@ -42,16 +42,16 @@ func FuzzSubjectToken(f *testing.F) {
 func TestNamesOf(t *testing.T) {
 	n := namesOf("forseti.v1")
 	require.Equal(t, names{
-		prefix: "forseti.v1", tasks: "FORSETI_TASKS", results: "FORSETI_RESULTS", dlq: "FORSETI_DLQ", events: "FORSETI_EVENTS",
+		prefix: "forseti.v1", tasks: "FORSETI_TASKS", results: "FORSETI_RESULTS", dlq: "FORSETI_DLQ", events: "FORSETI_EVENTS", sched: "FORSETI_SCHED",
 		controlBucket: "forseti_control", dlqStateBucket: "forseti_dlq_state", cancelBucket: "forseti_cancel",
 	}, n)
 	require.Equal(t, "ACME_PROD_FORSETI_TASKS", namesOf("acme.prod.forseti.v1").tasks)
 
 	seen := map[string]string{}
-	for _, p := range []string{"a.b.v1", "a_b.v1", "a-b.v1", "A.b.v1", "A.B.v1", "a.b", "a.b.v1.v1", "a.b.v2", "ab.v1", "v1", "a.v1", "a.tasks.v1", "a.dlq.v1", "a.dlq.state.v1"} {
+	for _, p := range []string{"a.b.v1", "a_b.v1", "a-b.v1", "A.b.v1", "A.B.v1", "a.b", "a.b.v1.v1", "a.b.v2", "ab.v1", "v1", "a.v1", "a.tasks.v1", "a.dlq.v1", "a.sched.v1", "a.dlq.state.v1"} {
 		require.True(t, validPrefix(p), p)
 		n := namesOf(p)
-		for _, name := range []string{n.tasks, n.results, n.dlq, n.events, "KV_" + n.controlBucket, "KV_" + n.dlqStateBucket} {
+		for _, name := range []string{n.tasks, n.results, n.dlq, n.events, n.sched, "KV_" + n.controlBucket, "KV_" + n.dlqStateBucket} {
 			require.Empty(t, seen[name], "%s of %s", name, p)
 			require.True(t, safeToken(name), name)
 			seen[name] = p

@@ -64,7 +64,9 @@ func TestLongRetryWaitsOnTheServer(t *testing.T) {
 
 // TestAttemptsWereForgottenWhenATaskWasPutOff: deliveries and attempts add up, and when it first failed is kept.
 func TestAttemptsWereForgottenWhenATaskWasPutOff(t *testing.T) {
-	do := func(*cluster.Cluster, runtime.Task[order]) (any, error) { return nil, messages.Retry(10*time.Minute, errBoom) }
+	do := func(*cluster.Cluster, runtime.Task[order]) (any, error) {
+		return nil, messages.Retry(10*time.Minute, errBoom)
+	}
 	onDay(t, runtime.TaskConfig{MaxDeliveries: 3}, do, func(t *testing.T, rt *runtime.Runtime, c *cluster.Cluster) {
 		start := time.Now()
 		send(t, c, messages.Task{ID: "poison", Type: "charge", Body: []byte("{}")})
@@ -81,7 +83,9 @@ func TestAttemptsWereForgottenWhenATaskWasPutOff(t *testing.T) {
 
 // TestDeadlineStartedAnewWhenATaskWasPutOff: the time a task has is that from its first storing.
 func TestDeadlineStartedAnewWhenATaskWasPutOff(t *testing.T) {
-	do := func(*cluster.Cluster, runtime.Task[order]) (any, error) { return nil, messages.Retry(10*time.Minute, errBoom) }
+	do := func(*cluster.Cluster, runtime.Task[order]) (any, error) {
+		return nil, messages.Retry(10*time.Minute, errBoom)
+	}
 	onDay(t, runtime.TaskConfig{}, do, func(t *testing.T, rt *runtime.Runtime, c *cluster.Cluster) {
 		start := time.Now()
 		send(t, c, messages.Task{ID: "late", Type: "charge", Timeout: 15 * time.Minute, Body: []byte("{}")})
