@@ -1,6 +1,10 @@
 package messages
 
-import "time"
+import (
+	"slices"
+	"strings"
+	"time"
+)
 
 // MaxDelay is how far ahead a task can be put off.
 const MaxDelay = 365 * 24 * time.Hour
@@ -27,6 +31,15 @@ func (t *Task) First() Origin {
 		return o
 	}
 	return Origin{Stream: t.Stream, Sequence: t.Sequence, At: t.StoredAt}
+}
+
+var originHeaders = []string{
+	HeaderFirstStream, HeaderFirstSeq, HeaderFirstAt, HeaderRetryNumber, HeaderRetryDelivery, HeaderRetryAttempts, HeaderRetryElapsed, HeaderRetryFailedAt,
+}
+
+// OfOrigin reports whether a header, in any case, is one in which an [Origin] travels, and so not a producer's to set.
+func OfOrigin(header string) bool {
+	return slices.ContainsFunc(originHeaders, func(name string) bool { return strings.EqualFold(name, header) })
 }
 
 func (o *Origin) encode(h Header) {

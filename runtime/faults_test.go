@@ -156,7 +156,7 @@ func TestFallbackThatLeavesByGoexitKeptTheTask(t *testing.T) {
 	require.Eventually(t, func() bool { _, abandoned := p.InFlight(); return abandoned == 0 }, 5*time.Second, time.Millisecond)
 }
 
-// A delay that a handler asks for keeps its place among the tasks in flight: it is cut, so that it cannot stop the rest.
+// What a handler puts off for long takes no place among the tasks in flight, so that it cannot stop the rest.
 func TestLongDelaysStoppedTheType(t *testing.T) {
 	rt, c := node(t)
 	handle(t, rt, pipeline(t, rt, runtime.Spec{}), runtime.TaskConfig{MaxInFlight: 2}, func(_ context.Context, task runtime.Task[order]) (any, error) {
@@ -169,7 +169,7 @@ func TestLongDelaysStoppedTheType(t *testing.T) {
 	for _, id := range []string{"a", "b", "other"} {
 		send(t, c, messages.Task{ID: id, Type: "charge", Body: []byte("{}")})
 	}
-	require.Equal(t, messages.Success, result(t, c, "other", 0).Outcome) // a and b wait on the server for an hour
+	require.Equal(t, messages.Success, result(t, c, "other", 0).Outcome)
 	require.Eventually(t, func() bool { return len(events.C()) == 2 }, 5*time.Second, time.Millisecond)
 }
 

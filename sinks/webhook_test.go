@@ -55,7 +55,7 @@ func TestWhatAStatusMeansForTheLetter(t *testing.T) {
 }
 
 func TestWebhookSignsAndNamesTheLetter(t *testing.T) {
-	secret := []byte("key")
+	secret := []byte("a key of sixteen bytes")
 	w := webhookTo(t, WebhookConfig{Secret: secret, CloudEvents: true, Header: http.Header{"authorization": {"Bearer x"}}}, func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		mac := hmac.New(sha256.New, secret)

@@ -75,6 +75,22 @@ func TestTaskSendPriorityAndKey(t *testing.T) {
 	good(t, "task", "send", "charge", "{}", "--key", "a", "--force", "--nats", i.nats)
 }
 
+func TestTaskSendDelayed(t *testing.T) {
+	i := install(t)
+	start := time.Now()
+	require.Contains(t, good(t, "task", "send", "charge", "{}", "--delay", "300ms", "--wait", "--nats", i.nats), `{"paid":17}`)
+	require.GreaterOrEqual(t, time.Since(start), 300*time.Millisecond)
+	require.Contains(t, good(t, "task", "send", "charge", "{}", "--at", start.UTC().Format(time.RFC3339), "--nats", i.nats, "-o", "json"), "FORSETI_TASKS")
+	require.Contains(t, good(t, "task", "send", "charge", "{}", "--id", "later", "--delay", "5m", "--nats", i.nats, "-o", "json"), "FORSETI_SCHED")
+	good(t, "task", "cancel", "later", "--reason", "sent twice", "--nats", i.nats)
+	require.Contains(t, good(t, "task", "get", "later", "--nats", i.nats), "canceled before it was due")
+	bad(t, exitUsage, "--delay and --at", "task", "send", "charge", "{}", "--delay", "5m", "--at", "2030-01-01T00:00:00Z", "--nats", i.nats)
+	bad(t, exitUsage, "--delay is -1s", "task", "send", "charge", "{}", "--delay", "-1s", "--nats", i.nats)
+	bad(t, exitUsage, "--at is", "task", "send", "charge", "{}", "--at", "tomorrow", "--nats", i.nats)
+	bad(t, exitUsage, "NotBefore", "task", "send", "charge", "{}", "--at", "2999-01-01T00:00:00Z", "--nats", i.nats)
+	bad(t, exitUsage, "the runtime's own", "task", "send", "charge", "{}", "-H", "Forseti-Retry-Attempts:3", "--nats", i.nats)
+}
+
 func TestTaskSendHonoursDeadlines(t *testing.T) {
 	i := install(t)
 	past := time.Now().Add(-time.Hour).UTC().Format(time.RFC3339)

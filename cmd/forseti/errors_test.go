@@ -104,7 +104,7 @@ func TestWrongUsage(t *testing.T) {
 		{`--scope is "tier=gold"`, []string{"kill", "on", "--reason", "r", "--scope", "tier=gold"}},
 		{"--nodes is 2", []string{"kill", "on", "--reason", "r", "--nodes", "2"}},
 		{"--since is -1s", []string{"events", "--since", "-1s"}},
-		{"--kind is", []string{"events", "--kind", "a b"}},
+		{"Kinds is", []string{"events", "--kind", "a b"}},
 		{"accepts 1 arg(s)", []string{"task", "get"}},
 		{"accepts between 1 and 2", []string{"task", "send"}},
 		{"no body", []string{"task", "send", "charge"}},

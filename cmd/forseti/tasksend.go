@@ -25,7 +25,8 @@ const (
 // sendFlags are those of `forseti task send`.
 type sendFlags struct {
 	file, id, deadline string
-	priority, key      string
+	priority, key, at  string
+	delay              time.Duration
 	headers            []string
 	timeout            int64
 	wait, force        bool
@@ -43,13 +44,19 @@ With --wait the result is waited for, until --timeout, and a task that ended bad
   forseti task send charge -f order.json --id order-17 -H forseti-order-id:17 -H forseti-x-channel:web
   forseti task send charge '{"order":17}' --count 1000
   forseti task send charge '{"order":17}' --priority high
-  forseti task send charge '{"order":17}' --key customer-4711`,
+  forseti task send charge '{"order":17}' --key customer-4711
+  forseti task send charge '{"order":17}' --delay 5m`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			t, err := f.task(cmd, args)
 			if err != nil {
 				return err
 			}
-			return client.run(cmd, func(ctx context.Context, s *session) error { return f.send(ctx, s, t, cmd.Flags().Changed("count")) })
+			return client.run(cmd, func(ctx context.Context, s *session) error {
+				if f.delay > 0 {
+					t.NotBefore = s.Now().Add(f.delay)
+				}
+				return f.send(ctx, s, t, cmd.Flags().Changed("count"))
+			})
 		},
 	}
 	flags := cmd.Flags()
@@ -58,8 +65,10 @@ With --wait the result is waited for, until --timeout, and a task that ended bad
 	flags.StringVar(&f.priority, "priority", "", "`high` or low; normal by default")
 	flags.StringVar(&f.key, "key", "", "the ordering `key`: tasks of one key run one after the other")
 	flags.StringArrayVarP(&f.headers, "header", "H", nil, "`name:value`, repeatable: "+messages.HeaderOrderID+", "+messages.HeaderTier+", "+messages.HeaderExtraPrefix+"<name>, ...")
+	flags.DurationVar(&f.delay, "delay", 0, "how long it waits on the server before it is due, at most a year")
+	flags.StringVar(&f.at, "at", "", "the `instant` at which it is due (2006-01-02T15:04:05Z)")
 	flags.StringVar(&f.deadline, "deadline", "", "the `instant` from which on it is not wanted any more (2006-01-02T15:04:05Z)")
-	flags.Int64Var(&f.timeout, "timeout-ms", 0, "the same as a time from now, in milliseconds")
+	flags.Int64Var(&f.timeout, "timeout-ms", 0, "the same as a time from when it is stored, or due, in milliseconds")
 	flags.BoolVar(&f.wait, "wait", false, "wait for the result")
 	flags.BoolVar(&f.force, "force", false, "send it even if no node handles the type")
 	flags.IntVar(&f.count, "count", 1, "send it so many times, with ids of their own")
@@ -98,7 +107,8 @@ func (f *sendFlags) task(cmd *cobra.Command, args []string) (messages.Task, erro
 		case strings.EqualFold(name, messages.HeaderMsgID): // is the id
 		case strings.EqualFold(name, messages.HeaderPriority), strings.EqualFold(name, messages.HeaderKey):
 			return t, tryTo(usageError("-H %s: the subject has to say it, too; want --priority or --key", name), "--priority high, --key customer-4711")
-		case strings.EqualFold(name, messages.HeaderReplay), strings.EqualFold(name, messages.HeaderDeadLetterID), strings.EqualFold(name, messages.HeaderReplayedBy):
+		case strings.EqualFold(name, messages.HeaderReplay), strings.EqualFold(name, messages.HeaderDeadLetterID), strings.EqualFold(name, messages.HeaderReplayedBy),
+			messages.OfOrigin(name):
 			return t, usageError("-H %s: that is the runtime's own to set", name)
 		case kept.Get(name) == "" && given > 0:
 			return t, tryTo(usageError("-H %s: a task has no such header", name), "-H "+messages.HeaderExtraPrefix+strings.ToLower(name)+":...")
@@ -110,6 +120,16 @@ func (f *sendFlags) task(cmd *cobra.Command, args []string) (messages.Task, erro
 	t.Priority, t.Key = messages.Priority(f.priority), f.key
 	if f.priority != "" && f.key != "" {
 		return t, usageError("--priority and --key: want one of them")
+	}
+	switch {
+	case f.delay != 0 && f.at != "":
+		return t, usageError("--delay and --at: want one of them")
+	case f.delay < 0 || f.delay > messages.MaxDelay:
+		return t, usageError("--delay is %v: want 0s to %v", f.delay, messages.MaxDelay)
+	case f.at != "":
+		if t.NotBefore, err = time.Parse(time.RFC3339, f.at); err != nil {
+			return t, usageError("--at is %q: want an instant as 2006-01-02T15:04:05Z", cell(f.at, 64))
+		}
 	}
 	if f.timeout > 0 {
 		t.Timeout = time.Duration(f.timeout) * time.Millisecond
@@ -216,7 +236,7 @@ func (f *sendFlags) sendOne(ctx context.Context, s *session, t messages.Task) (s
 	var before time.Time
 	if f.wait && t.ID != "" { // what an id used long ago left is not this task's result; a recent one is: it is stored once
 		old, err := s.Result(ctx, t.ID)
-		if err == nil && time.Since(old.StoredAt) > dedupeWindow {
+		if err == nil && s.Now().Sub(old.StoredAt) > dedupeWindow {
 			before = old.StoredAt
 		}
 	}
