@@ -272,6 +272,6 @@ func TestActorHookThatIsStuckOrGone(t *testing.T) {
 		}()
 		begin := time.Now()
 		require.NoError(t, sys.Close(t.Context()))
-		require.Equal(t, 3*time.Second, time.Since(begin))
+		require.InDelta(t, 3, time.Since(begin).Seconds(), 0.1)
 	})
 }

@@ -306,8 +306,9 @@ func (s *System) end(ctx context.Context) error {
 	case <-s.gone:
 	case <-ctx.Done():
 		if stuck = s.stuckHooks(); stuck == nil {
-			stuck = fmt.Errorf("actors still busy in user code: %w", context.Cause(ctx))
+			stuck = errors.New("actors still busy in user code")
 		}
+		stuck = fmt.Errorf("%w: %w", stuck, context.Cause(ctx))
 		errs = append(errs, stuck)
 	}
 	s.wheel.close()
@@ -326,7 +327,7 @@ func (s *System) end(ctx context.Context) error {
 // endWait bounds the wait for hooks and other actors of the user's, when all calls are over.
 const endWait = 5 * time.Second
 
-var errEndWait = fmt.Errorf("not within %v after the last call", endWait)
+var errEndWait = fmt.Errorf("not within %v after the last call: %w", endWait, context.DeadlineExceeded)
 
 // atLeast hides what is less important than min: Proto.Actor tells of each message it could not deliver.
 type atLeast struct {
