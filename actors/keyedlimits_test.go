@@ -453,6 +453,7 @@ func TestKeysInUseAreKept(t *testing.T) {
 		for range 3 {
 			held = append(held, Go(t.Context(), p, to("busy"), hang))
 		}
+		synctest.Wait() // they have begun
 		for i := range 1000 {
 			_, err := Do(t.Context(), p, to(strconv.Itoa(i)), succeeds)
 			require.NoError(t, err)
