@@ -20,6 +20,7 @@ import (
 func TestEventsOfAnOutage(t *testing.T) {
 	for name, sent := range map[string]int{"that fit": 50, "too many": 1300} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			dir := t.TempDir()
 			s := clustertest.Server(t, clustertest.At(dir, -1))
 			port := s.Port()
