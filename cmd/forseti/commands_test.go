@@ -351,3 +351,17 @@ func TestTaskWatch(t *testing.T) {
 	require.Less(t, strings.Index(all, " a "), strings.Index(all, " b "))
 	bad(t, exitUsage, "Type", "task", "watch", "No Type", "--nats", i.nats)
 }
+
+func TestTaskCall(t *testing.T) {
+	i := install(t)
+	golden(t, "task_call.json", good(t, "task", "call", "charge", "{}", "--id", "a", "--nats", i.nats, "-o", "json"))
+	require.Contains(t, good(t, "task", "call", "charge", "{}", "--nats", i.nats), `{"paid":17}`)
+	a := cli(t, "task", "call", "broken", "{}", "--nats", i.nats)
+	require.Equal(t, exitFailed, a.code)
+	require.Contains(t, a.errOut, "ended as failure: out of order")
+	bad(t, exitNotFound, `no node answers calls of type "nope"`, "task", "call", "nope", "{}", "--nats", i.nats)
+	good(t, "kill", "on", "--reason", "hold", "--wait", "--nats", i.nats)
+	a = cli(t, "task", "call", "charge", "{}", "--nats", i.nats)
+	require.Equal(t, exitRefused, a.code)
+	require.Contains(t, a.errOut, "rejected by kill_switch")
+}
