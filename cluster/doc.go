@@ -7,6 +7,8 @@
 //	                                 └◄─ Intake: room, slots                        │
 //	                 ▲                                                              │
 //	                 └────────────────────── ReplayDeadLetter ◄─────────────────────┘
+//	task.<type>.hi, .lo, .k.<n> are lines of their own; sched.<type>.<id> ══(when due)══► task.<type>
+//	Call ──► call.<type> ──► AnswerCalls on one node, and back: nothing is stored
 //	SetKill ══► bucket, then push ctl.all.kill ──► WatchKill on every node
 //	PublishEvent ──► event.<kind>.<pipeline>.<node> ══► Events
 //
