@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -28,6 +29,7 @@ type DeadLetterInfo struct {
 	ChangedAt time.Time
 	Outcome   messages.Outcome
 	NewID     string
+	Size      int // of the body in bytes, also where that was left out
 }
 
 // DeadLetterFilter chooses dead letters. The zero value chooses the oldest hundred.
@@ -98,36 +100,71 @@ func (c *Cluster) lastLetter(ctx context.Context, id string) (*jetstream.RawStre
 // DeadLetters lists letters, oldest first. A malformed one is listed with what was readable of it.
 func (c *Cluster) DeadLetters(ctx context.Context, f DeadLetterFilter) ([]DeadLetterInfo, error) {
 	def(&f.Limit, DefaultDeadLetterLimit)
-	switch f.State {
-	case "", messages.Pending, messages.Leased, messages.Resolved:
-	default:
-		return nil, &messages.FieldError{Field: "State", Value: string(f.State), Allowed: "pending, leased or resolved"}
-	}
 	if f.Limit < 0 || f.Limit > MaxDeadLetterLimit {
 		return nil, &messages.FieldError{Field: "Limit", Value: f.Limit, Allowed: fmt.Sprintf("1 to %d", MaxDeadLetterLimit)}
 	}
+	var found []DeadLetterInfo
+	err := c.scanLetters(ctx, f, false, func(info DeadLetterInfo) bool {
+		found = append(found, info)
+		return len(found) < f.Limit
+	})
+	return found, err
+}
+
+// ScanDeadLetters calls visit for the letters that the filter chooses, oldest first and without their bodies, until it
+// returns false or all that were stored when it was called have been seen. The filter's Limit does not count.
+func (c *Cluster) ScanDeadLetters(ctx context.Context, f DeadLetterFilter, visit func(DeadLetterInfo) bool) error {
+	return c.scanLetters(ctx, f, true, visit)
+}
+
+func (c *Cluster) scanLetters(ctx context.Context, f DeadLetterFilter, bare bool, visit func(DeadLetterInfo) bool) error {
+	switch f.State {
+	case "", messages.Pending, messages.Leased, messages.Resolved:
+	default:
+		return &messages.FieldError{Field: "State", Value: string(f.State), Allowed: "pending, leased or resolved"}
+	}
 	states, err := c.letterStates(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("dead letters: %w", err)
+		return fmt.Errorf("dead letters: %w", err)
 	}
-	var found []DeadLetterInfo
-	for seq := f.After + 1; len(found) < f.Limit; {
-		one, cancel := bounded(ctx)
-		m, err := c.dlq.GetMsg(one, seq, jetstream.WithGetMsgSubject(c.names.deadLetters(f.Pipeline, f.Reason)))
-		cancel()
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			break
-		}
-		if err != nil {
-			return nil, fmt.Errorf("dead letters: %w", unavailable(err))
-		}
-		seq = m.Sequence + 1
-		info := c.letterInfo(m, states[lastToken(m.Subject)])
-		if f.State == "" || f.State == info.State {
-			found = append(found, info)
-		}
+	subject := c.names.deadLetters(f.Pipeline, f.Reason)
+	one, cancel := bounded(ctx)
+	last, err := c.dlq.GetLastMsgForSubject(one, subject)
+	cancel()
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return nil
+	case err != nil:
+		return fmt.Errorf("dead letters: %w", unavailable(err))
+	case last.Sequence <= f.After:
+		return nil
 	}
-	return found, nil
+	cfg := jetstream.OrderedConsumerConfig{
+		FilterSubjects: []string{subject}, HeadersOnly: bare, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: f.After + 1,
+	}
+	scan, stop := context.WithCancel(ctx)
+	defer stop()
+	over := false
+	err = c.follow(scan, "dead letters", c.names.dlq, cfg, func(m jetstream.Msg) {
+		meta, err := m.Metadata()
+		if over || err != nil {
+			return
+		}
+		if meta.Sequence.Stream <= last.Sequence {
+			info := c.letterInfo(&jetstream.RawStreamMsg{Subject: m.Subject(), Sequence: meta.Sequence.Stream, Header: m.Headers(), Data: m.Data(), Time: meta.Timestamp}, states[lastToken(m.Subject())])
+			if size, err := strconv.Atoi(m.Headers().Get(nats.MsgSize)); bare && err == nil {
+				info.Size = size
+			}
+			over = (f.State == "" || f.State == info.State) && !visit(info)
+		}
+		if over = over || meta.Sequence.Stream >= last.Sequence; over {
+			stop()
+		}
+	})
+	if err == nil && !over {
+		err = fmt.Errorf("dead letters: %w", context.Cause(ctx))
+	}
+	return err
 }
 
 // DeadLetterCounts counts all letters by state.
@@ -163,5 +200,5 @@ func (c *Cluster) letterInfo(m *jetstream.RawStreamMsg, s letterState) DeadLette
 		c.log.Warn("malformed dead letter", "id", d.ID, "sequence", m.Sequence, "error", err)
 	}
 	d.Sequence, d.StoredAt = m.Sequence, m.Time
-	return DeadLetterInfo{Letter: d, State: s.of(), By: s.By, ChangedAt: s.At, Outcome: s.Outcome, NewID: s.NewID}
+	return DeadLetterInfo{Letter: d, State: s.of(), By: s.By, ChangedAt: s.At, Outcome: s.Outcome, NewID: s.NewID, Size: len(d.Body)}
 }

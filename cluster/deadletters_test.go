@@ -306,3 +306,37 @@ func TestALeaseWhoseAnswerIsLostIsGivenBack(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, messages.Pending, info.State)
 }
+
+// All letters are seen once, in order and with the size of what was left out; the scan ends where it began to look, or when
+// the visitor has enough.
+func TestScanOfDeadLetters(t *testing.T) {
+	s := clustertest.Server(t, clustertest.NoListen())
+	c := clustertest.Connect(t, s, "n1")
+	ctx := t.Context()
+	seen := func(f cluster.DeadLetterFilter, most int) (ids []string) {
+		require.NoError(t, c.ScanDeadLetters(ctx, f, func(info cluster.DeadLetterInfo) bool {
+			require.Empty(t, info.Letter.Body)
+			require.Equal(t, 7, info.Size)
+			ids = append(ids, info.Letter.ID)
+			return len(ids) < most
+		}))
+		return ids
+	}
+	require.Empty(t, seen(cluster.DeadLetterFilter{}, 10))
+	var want []string
+	for i := range 1200 { // more than a batch
+		d := messages.DeadLetter{ID: fmt.Sprint("l", i), Pipeline: []string{"a", "b"}[i%2], Reason: "failure", Outcome: messages.Failure, Type: "charge", Body: []byte("7 bytes")}
+		_, err := c.StoreDeadLetter(ctx, d)
+		require.NoError(t, err)
+		want = append(want, d.ID)
+	}
+	require.Equal(t, want, seen(cluster.DeadLetterFilter{}, 1<<20))
+	require.Equal(t, want[:3], seen(cluster.DeadLetterFilter{}, 3))
+	require.Equal(t, want[1000:], seen(cluster.DeadLetterFilter{After: 1000}, 1<<20))
+	require.Len(t, seen(cluster.DeadLetterFilter{Pipeline: "b"}, 1<<20), 600)
+	require.Empty(t, seen(cluster.DeadLetterFilter{State: messages.Leased}, 1<<20))
+	require.Empty(t, seen(cluster.DeadLetterFilter{After: 1200}, 1<<20))
+	gone, cancel := context.WithCancel(ctx)
+	cancel()
+	require.Error(t, c.ScanDeadLetters(gone, cluster.DeadLetterFilter{}, func(cluster.DeadLetterInfo) bool { return true }))
+}

@@ -365,3 +365,16 @@ func TestTaskCall(t *testing.T) {
 	require.Equal(t, exitRefused, a.code)
 	require.Contains(t, a.errOut, "rejected by kill_switch")
 }
+
+func TestLettersByCondition(t *testing.T) {
+	i := failed(t)
+	all := good(t, "dlq", "ls", "-q", "--nats", i.nats)
+	require.Equal(t, all, good(t, "dlq", "ls", "-q", "--filter", "error ~ 'out' or error ~ \"out of order\"", "--nats", i.nats))
+	require.Len(t, strings.Fields(good(t, "dlq", "ls", "-q", "--filter", "task = a and age < 1h", "--nats", i.nats)), 1)
+	require.Empty(t, good(t, "dlq", "ls", "-q", "--filter", "not type = broken", "--nats", i.nats))
+	golden(t, "dlq_stats.json", good(t, "dlq", "stats", "--nats", i.nats, "-o", "json"))
+	require.Contains(t, good(t, "dlq", "stats", "--filter", "task in (a, b)", "--nats", i.nats), "out of order")
+	a := cli(t, "dlq", "ls", "--filter", "pipeline = a and pipline = b", "--nats", i.nats)
+	require.Equal(t, exitUsage, a.code)
+	require.Contains(t, a.errOut, "--filter: column 18: 'pipline' is no field: do you mean pipeline?")
+}

@@ -14,25 +14,31 @@ import (
 )
 
 func newDeadLetterCommand() *cobra.Command {
-	cmd := parent(&cobra.Command{Use: "dlq", Short: "List, show and replay dead letters, and give back leases"})
+	cmd := parent(&cobra.Command{Use: "dlq", Short: "List, count, show and replay dead letters, and give back leases"})
 	var client clientFlags
 	client.bind(cmd.PersistentFlags())
-	cmd.AddCommand(newLettersCommand(&client), newLetterCommand(&client), newReplayCommand(&client), newReleaseCommand(&client))
+	cmd.AddCommand(newLettersCommand(&client), newLetterStatsCommand(&client), newLetterCommand(&client), newReplayCommand(&client), newReleaseCommand(&client))
 	return cmd
 }
 
 func newLettersCommand(client *clientFlags) *cobra.Command {
 	var filter cluster.DeadLetterFilter
+	var expression string
 	cmd := &cobra.Command{
-		Use: "ls", Short: "List dead letters, oldest first", Args: cobra.NoArgs,
+		Use: "ls", Short: "List dead letters, oldest first", Args: cobra.NoArgs, Long: "List dead letters, oldest first.\n\n" + filterHelp,
+		Example: `  forseti dlq ls --filter 'pipeline = charge and error ~ "connection refused" and age < 2h'`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if filter.Limit < 1 {
 				return usageError("--limit is %d: want 1 to %d", filter.Limit, cluster.MaxDeadLetterLimit)
 			}
+			chosen, err := parseFilter(expression)
+			if err != nil {
+				return err
+			}
 			return client.run(cmd, func(ctx context.Context, s *session) error {
 				ctx, cancel := s.bounded(ctx)
 				defer cancel()
-				letters, err := s.DeadLetters(ctx, filter)
+				letters, err := s.find(ctx, filter, chosen)
 				if err != nil {
 					return err
 				}
@@ -44,6 +50,7 @@ func newLettersCommand(client *clientFlags) *cobra.Command {
 	flags.StringVar((*string)(&filter.State), "state", "", "only those `pending`, leased or resolved")
 	flags.StringVar(&filter.Pipeline, "pipeline", "", "only those of a pipeline, by `name`")
 	flags.StringVar(&filter.Reason, "reason", "", "only those with a `reason`: failure, timeout, rejected-by-breaker, ...")
+	flags.StringVar(&expression, "filter", "", "only those that a `condition` chooses")
 	flags.IntVar(&filter.Limit, "limit", cluster.DefaultDeadLetterLimit, "show so many at most")
 	return cmd
 }
@@ -209,7 +216,7 @@ func viewLetter(info *cluster.DeadLetterInfo, body bool) letterView {
 		Error: d.Error, ErrorType: d.ErrorType, Attempts: d.Attempts, AttemptErrors: d.AttemptErrors, Policies: d.Policies,
 		DurationMS: ms(d.Duration), Node: d.Node, FirstFailedAt: d.FirstFailedAt, FailedAt: d.FailedAt, StoredAt: d.StoredAt,
 		Sequence: d.Sequence, Origin: originView{d.OriginSubject, d.OriginStream, d.OriginSequence}, Replay: d.Replay,
-		ContentType: d.ContentType, TraceParent: d.TraceParent, Size: len(d.Body), Truncated: d.Truncated, Context: map[string]any{},
+		ContentType: d.ContentType, TraceParent: d.TraceParent, Size: info.Size, Truncated: d.Truncated, Context: map[string]any{},
 	}
 	for name, value := range map[string]string{
 		"order_id": d.Context.OrderID, "payment_id": d.Context.PaymentID, "user_id": d.Context.User(), "tier": string(d.Context.Tier),
