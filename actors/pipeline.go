@@ -226,6 +226,10 @@ func (p *Pipeline) build(spec Spec) error {
 	}
 	for i := range spec.Hooks {
 		h := spec.Hooks[i]
+		want(h.Queue >= 0 && h.Queue <= maxHookQueue, fmt.Sprintf("hooks[%d].Queue", i), h.Queue, "0 to 65536")
+		for _, err := range h.bad {
+			errs = append(errs, fmt.Errorf("hooks[%d].%w", i, err))
+		}
 		want(h.Name == "" || messages.ValidToken(h.Name), fmt.Sprintf("hooks[%d].Name", i), h.Name, "1 to 64 of a-z, 0-9, _ and -")
 		p.hooks = append(p.hooks, newHookActor(p, h, i))
 		p.live = p.live || h.Live && h.OnExecute != nil
