@@ -5,9 +5,12 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"hash"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,7 +23,7 @@ type AuditConfig struct {
 	// outcomes are always written.
 	SampleSuccesses float64
 	Seed            uint64 // of the sampling: the same calls in the same order are sampled alike
-	// Extra names the attributes of messages.Context.Extra that are written. Default none: they may be secrets.
+	// Extra names the attributes of messages.Context.Extra that are written, 32 at most. Default none: they may be secrets.
 	Extra []string
 	// Key makes the chain one of HMACs, so that only who has it can write lines that hold. Without a key the chain shows
 	// damage, and edits by those who do not write the rest anew.
@@ -37,6 +40,7 @@ type Audit struct {
 	rand   *rand.Rand
 	head   AuditHead
 	failed uint64
+	lost   uint64 // calls that are missing since the last line
 	err    error
 }
 
@@ -47,17 +51,30 @@ type AuditHead struct {
 }
 
 // NewAudit begins an audit log, or goes on with one of which last is the head. Each line is one Write to w. A Write that
-// fails loses its line, which Failed counts; should a part of that have been written, VerifyAudit stops there.
+// fails loses its line, which Failed counts, and a gap before the next one tells; should a part of it have been written,
+// VerifyAudit stops there. Close is not its own: w is closed by who made it, when nothing is written any more.
 func NewAudit(w io.Writer, last AuditHead, cfg AuditConfig) (*Audit, error) {
 	if cfg.SampleSuccesses == 0 {
 		cfg.SampleSuccesses = 0.01
 	}
-	switch {
-	case w == nil:
-		return nil, &messages.FieldError{Field: "writer", Value: nil, Allowed: "a writer"}
-	case !(cfg.SampleSuccesses <= 1):
-		return nil, &messages.FieldError{Field: "SampleSuccesses", Value: cfg.SampleSuccesses, Allowed: "at most 1"}
+	var errs []error
+	want := func(ok bool, field string, value any, allowed string) {
+		if !ok {
+			errs = append(errs, &messages.FieldError{Field: field, Value: value, Allowed: allowed})
+		}
 	}
+	want(w != nil, "writer", nil, "a writer")
+	want(cfg.SampleSuccesses <= 1, "SampleSuccesses", cfg.SampleSuccesses, "at most 1")
+	sum, err := hex.DecodeString(last.Hash)
+	want(err == nil && (last.Seq == 0 && len(sum) == 0 || last.Seq > 0 && len(sum) == sha256.Size), "last", last, "the head of a log, or none")
+	want(len(cfg.Extra) <= maxAuditExtra, "Extra", len(cfg.Extra), "at most 32 names")
+	for i, name := range cfg.Extra {
+		want(name != "" && len(name) <= messages.MaxTokenLen, fmt.Sprintf("Extra[%d]", i), name, "1 to 64 bytes")
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	cfg.Extra, cfg.Key = slices.Clone(cfg.Extra), slices.Clone(cfg.Key)
 	return &Audit{cfg: cfg, w: w, head: last, rand: rand.New(rand.NewPCG(cfg.Seed, 0))}, nil
 }
 
@@ -78,32 +95,37 @@ type auditLine struct {
 	ErrorType  string            `json:"error_type,omitempty"`
 	TaskType   string            `json:"task_type,omitempty"`
 	Rate       float64           `json:"rate,omitempty"`   // the share of successes that is written
-	Missed     uint64            `json:"missed,omitempty"` // of a gap: calls that the hook was not told of since the last one
+	Missed     uint64            `json:"missed,omitempty"` // of a gap: calls that the hook was not told of, and lines that could not be written
 	Who        map[string]string `json:"who,omitempty"`
 }
 
-// maxAuditText bounds each text of a line, in bytes.
-const maxAuditText = 256
+// Limits of a line: each text's length in bytes, and the attributes. They keep it below maxAuditLine, even if each byte is
+// written as six.
+const (
+	maxAuditText  = 256
+	maxAuditExtra = 32
+)
 
 // AuditHook writes the calls of its pipeline into the log. Calls that it could not be told of, because its queue was full,
-// are counted in a line of the kind "gap" before the next one.
+// are counted in a line of the kind "gap" before the next one, or at the pipeline's end.
 func AuditHook(a *Audit) Hook {
-	var at *hookActor
-	var told uint64
 	if a == nil {
-		return Hook{Name: "audit"} // which the pipeline refuses
+		return Hook{Name: "audit", bad: []error{&messages.FieldError{Field: "Audit", Value: nil, Allowed: "an audit log"}}}
 	}
-	return Hook{
-		Name: "audit",
-		bind: func(h *hookActor) { at, told = h, 0 },
-		OnEnd: func(m Moment) {
-			if dropped := at.dropped.Load(); dropped > told {
-				a.append(auditLine{At: m.At, Kind: "gap", Pipeline: m.Pipeline, Missed: dropped - told})
+	return Hook{Name: "audit", bind: func(h *hookActor) {
+		told := uint64(0)
+		gap := func(at time.Time) {
+			if dropped := h.dropped.Load(); dropped > told {
+				a.append(auditLine{At: at, Kind: "gap", Pipeline: h.pipe.name, Missed: dropped - told})
 				told = dropped
 			}
+		}
+		h.OnEnd = func(m Moment) {
+			gap(m.At)
 			a.call(m)
-		},
-	}
+		}
+		h.after = func() { apart(func() { gap(time.Now()) }) }
+	}}
 }
 
 func (a *Audit) call(m Moment) {
@@ -126,7 +148,7 @@ func (a *Audit) who(c *messages.Context) map[string]string {
 	who := map[string]string{}
 	put := func(key, value string) {
 		if value != "" {
-			who[key] = value[:min(len(value), maxAuditText)]
+			who[key] = auditText(value)
 		}
 	}
 	put("order_id", c.OrderID)
@@ -146,7 +168,9 @@ func (a *Audit) who(c *messages.Context) map[string]string {
 	return who
 }
 
-// append numbers a line, chains it, and writes it.
+func auditText(text string) string { return text[:min(len(text), maxAuditText)] }
+
+// append writes a line, and before it that others are missing, if they are.
 func (a *Audit) append(l auditLine) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -156,19 +180,33 @@ func (a *Audit) append(l auditLine) {
 		}
 		l.Rate = a.cfg.SampleSuccesses
 	}
+	if a.lost == 0 || a.write(auditLine{At: l.At, Kind: "gap", Missed: a.lost}) {
+		a.lost = 0
+		if a.write(l) {
+			return
+		}
+	}
+	a.failed++
+	a.lost += max(l.Missed, 1)
+}
+
+// write numbers a line, chains it, and writes it.
+func (a *Audit) write(l auditLine) bool {
 	l.Seq, l.Prev = a.head.Seq+1, a.head.Hash
-	l.Reason, l.Source = l.Reason[:min(len(l.Reason), maxAuditText)], l.Source[:min(len(l.Source), maxAuditText)]
+	for _, text := range []*string{&l.Kind, &l.Node, &l.Pipeline, &l.Source, &l.By, &l.Reason, &l.ErrorType, &l.TaskType} {
+		*text = auditText(*text)
+	}
 	text, err := json.Marshal(l)
 	if err == nil {
 		sum := auditSum(a.cfg.Key, text)
 		text = append(append(text[:len(text)-1], `,"hash":"`+sum...), "\"}\n"...)
 		if _, err = a.w.Write(text); err == nil {
 			a.head = AuditHead{l.Seq, sum}
-			return
+			return true
 		}
 	}
-	a.failed++
 	a.err = err
+	return false
 }
 
 // auditSum is the hash of a line without it. The line holds the hash before it, which makes them a chain.

@@ -20,7 +20,7 @@ func (e *AuditError) Error() string {
 }
 
 // maxAuditLine bounds a line; longer ones are not ours.
-const maxAuditLine = 64 << 10
+const maxAuditLine = 128 << 10
 
 const auditTail = len(`,"hash":"`) + 64 + len("\"}\n")
 

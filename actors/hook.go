@@ -35,7 +35,8 @@ type Hook struct {
 	OnEnd func(Moment)
 
 	make func() actor.Actor // of an ActorHook
-	bind func(*hookActor)   // told which pipeline it is for, before that starts; may be nil
+	bind func(*hookActor)   // told which pipeline it is for, before that starts; may be nil. One hook may be for several
+	bad  []error            // what is wrong with its settings, for Pipeline to tell
 }
 
 // Moment is what a hook is told of.
@@ -54,6 +55,8 @@ type Moment struct {
 	// KillMode says what the kill switch made of the call: bypass, observe, or nothing; see Result.KillMode.
 	KillMode messages.KillMode
 	Context  messages.Context // not to be changed
+
+	redaction *messages.Redaction // of its pipeline, for hooks of ours that write texts
 }
 
 // callRecord is one call as hooks get it: by value, so that nothing is allocated and nothing is shared.
@@ -76,6 +79,9 @@ type cell struct {
 	seq atomic.Uint64
 	callRecord
 }
+
+// maxHookQueue is the most of Hook.Queue.
+const maxHookQueue = 1 << 16
 
 // tailGone is the tail of a ring that is gone: beyond any that is there, so to each who pushes it is full.
 const tailGone = 1 << 63
@@ -113,11 +119,9 @@ type hookActor struct {
 	noticed     sighting
 }
 
-const maxHookQueue = 1 << 16
-
 // tells reports whether anybody would hear.
 func (h *Hook) tells() bool {
-	return h.make != nil || h.OnExecute != nil || h.OnSuccess != nil || h.OnFailure != nil || h.OnRetry != nil || h.OnReject != nil || h.OnEnd != nil
+	return h.make != nil || h.bind != nil || h.bad != nil || h.OnExecute != nil || h.OnSuccess != nil || h.OnFailure != nil || h.OnRetry != nil || h.OnReject != nil || h.OnEnd != nil
 }
 
 func newHookActor(p *Pipeline, h Hook, i int) *hookActor {
@@ -234,7 +238,7 @@ func (a *hookActor) tell() {
 // replay tells a call's moments in the order they happened.
 func (a *hookActor) replay(r *callRecord) {
 	sys := a.pipe.sys
-	m := Moment{Pipeline: a.pipe.name, TaskType: r.taskType, KillMode: r.killMode, Context: r.meta}
+	m := Moment{Pipeline: a.pipe.name, TaskType: r.taskType, KillMode: r.killMode, Context: r.meta, redaction: a.pipe.redaction}
 	switch {
 	case r.live:
 		notify(a.OnExecute, at(m, sys.instant(r.now), int(r.attempts)))
@@ -290,7 +294,7 @@ func (a *hookActor) replayAttempts(m Moment, r *callRecord) {
 	last := at(m, sys.instant(r.now), int(r.attempts))
 	last.Duration = time.Duration(r.now - r.start)
 	failure := unmarked(r.err)
-	if r.verdict != succeeded && r.verdict != canceled && failure != told { //nolint:errorlint // the very error
+	if r.verdict != succeeded && r.verdict != canceled && (told == nil || !same(failure, told)) {
 		if _, refused := failure.(*messages.RejectedError); refused { //nolint:errorlint // ours, and never wrapped
 			a.refused(last, r.err, last.Duration)
 		} else if told == nil { // a limit that ended an attempt is that attempt's failure

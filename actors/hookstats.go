@@ -66,6 +66,14 @@ func (a *hookActor) stuck(now int64) time.Duration {
 	return time.Duration(now - s.at)
 }
 
+// HookStats is how the hooks of all pipelines fare, in the order in which those were started, closed ones among them.
+func (s *System) HookStats() (all []HookStats) {
+	for _, p := range s.startedPipelines() {
+		all = append(all, p.HookStats()...)
+	}
+	return all
+}
+
 // stuckHooks names the hooks that have not ended: there is no more time to wait for them.
 func (s *System) stuckHooks() error {
 	s.mu.Lock()

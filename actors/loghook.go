@@ -3,10 +3,14 @@ package actors
 import (
 	"context"
 	"log/slog"
+	"strings"
+
+	"github.com/forseti-go/forseti/messages"
 )
 
 // LogHook writes a line for what goes wrong: retries and refusals at level Info, failed attempts at Warn. Successes are
-// written at Debug. It never writes payloads or attributes. A nil logger means slog.Default().
+// written at Debug. It never writes payloads or attributes. The error's
+// text is cut to 1 KiB, and redacted by the rules of the system. A nil logger means slog.Default().
 func LogHook(l *slog.Logger) Hook {
 	if l == nil {
 		l = slog.Default()
@@ -24,7 +28,7 @@ func LogHook(l *slog.Logger) Hook {
 			}
 			text("outcome", string(m.Outcome))
 			text("by", m.By)
-			text("reason", m.Reason)
+			text("reason", toldText(m.redaction, m.Reason))
 			text("task_type", m.TaskType)
 			text("order_id", m.Context.OrderID)
 			text("trace_id", m.Context.TraceID)
@@ -32,7 +36,7 @@ func LogHook(l *slog.Logger) Hook {
 				attrs = append(attrs, slog.Duration("delay", m.Delay))
 			}
 			if m.Err != nil {
-				text("error", m.Err.Error())
+				text("error", toldText(m.redaction, messages.ErrorText(m.Err)))
 			}
 			l.LogAttrs(context.Background(), level, what, attrs...)
 		}
@@ -44,4 +48,10 @@ func LogHook(l *slog.Logger) Hook {
 		OnRetry:   say(slog.LevelInfo, "call is retried"),
 		OnReject:  say(slog.LevelInfo, "call rejected"),
 	}
+}
+
+// toldText is a text as others may see it: withheld before it is cut, because half of a secret matches no rule.
+func toldText(r *messages.Redaction, text string) string {
+	text = r.Text(text)
+	return strings.ToValidUTF8(text[:min(len(text), messages.MaxErrorLen)], "")
 }

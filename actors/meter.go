@@ -230,31 +230,40 @@ func (s *labelled) add(lane uint32, by labels) {
 }
 
 func (s *labelled) of(by labels) *tally {
-	known := s.all()
-	for _, n := range known {
-		if n.labels == by {
-			return &n.tally
+	if t := s.find(by); t != nil {
+		return t
+	}
+	for i := range by { // those that are no tokens may be anything, and without end
+		if by[i] != "" && !messages.ValidToken(by[i]) {
+			by[i] = otherLabel
 		}
 	}
-	if len(known) >= maxLabelled {
+	if t := s.find(by); t != nil {
+		return t
+	}
+	if len(s.all()) >= maxLabelled {
 		return &s.rest
 	}
 	return s.place(by)
 }
 
-// place makes one for labels that were not met before. Those that are no tokens may be anything, and without end.
-func (s *labelled) place(by labels) *tally {
-	for i := range by {
-		if by[i] != "" && !messages.ValidToken(by[i]) {
-			by[i] = otherLabel
+func (s *labelled) find(by labels) *tally {
+	for _, n := range s.all() {
+		if n.labels == by {
+			return &n.tally
 		}
 	}
+	return nil
+}
+
+// place makes one for labels that were not met before.
+func (s *labelled) place(by labels) *tally {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	known := s.all()
-	if i := slices.IndexFunc(known, func(n *labelledCount) bool { return n.labels == by }); i >= 0 {
-		return &known[i].tally
+	if t := s.find(by); t != nil {
+		return t
 	}
+	known := s.all()
 	if len(known) >= maxLabelled {
 		return &s.rest
 	}

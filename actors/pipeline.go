@@ -226,6 +226,9 @@ func (p *Pipeline) build(spec Spec) error {
 	}
 	for i := range spec.Hooks {
 		h := spec.Hooks[i]
+		for _, err := range h.bad {
+			errs = append(errs, fmt.Errorf("hooks[%d].%w", i, err))
+		}
 		want(h.Name == "" || messages.ValidToken(h.Name), fmt.Sprintf("hooks[%d].Name", i), h.Name, "1 to 64 of a-z, 0-9, _ and -")
 		want(h.Queue >= 0 && h.Queue <= maxHookQueue, fmt.Sprintf("hooks[%d].Queue", i), h.Queue, fmt.Sprintf("0 for the default, to %d", maxHookQueue))
 		want(h.tells(), fmt.Sprintf("hooks[%d]", i), nil, "a hook with a function")

@@ -21,6 +21,7 @@ var (
 	pipelineCalls        = &instrument{"forseti.pipeline.calls", "{call}", counter, []string{"pipeline", "outcome"}, "Calls that have ended, each counted once: tasks, permits and asynchronous ones too."}
 	pipelineDuration     = &instrument{"forseti.pipeline.duration", "s", histogram, []string{"pipeline", "outcome"}, "How long calls took, as their callers saw it."}
 	policyRejections     = &instrument{"forseti.policy.rejections", "{call}", counter, []string{"pipeline", "policy", "reason"}, "Calls that ended in a refusal, or in a fallback's answer to one, by who refused and why."}
+	hookDropped          = &instrument{"forseti.hook.dropped", "{record}", counter, []string{"hook"}, "What a hook was not told of, because its queue was full or it had ended; those of one name together."}
 	policyOverhead       = &instrument{"forseti.policy.overhead.duration", "s", histogram, []string{"pipeline"}, "What calls took beside their attempts: waits for permits, tokens and the next attempt. Calls whose attempts overlap, or were not all seen to end, are left out."}
 	attemptDuration      = &instrument{"forseti.attempt.duration", "s", histogram, []string{"pipeline", "result"}, "How long attempts took: the first eight of each call, copies of a hedge among them."}
 	retryAttempts        = &instrument{"forseti.retry.attempts", "{attempt}", counter, []string{"pipeline"}, "Attempts that a retry began."}
@@ -57,7 +58,7 @@ var (
 	spoolOldest          = &instrument{"forseti.spool.oldest.age", "s", gauge, nil, "How long the oldest of them has been waiting."}
 	shutdownPhase        = &instrument{"forseti.shutdown.phase", "", gauge, nil, "0 while the runtime runs, 1 while it drains, 2 while it terminates, 3 when it has ended."}
 	shutdownAborted      = &instrument{"forseti.shutdown.aborted", "{call}", counter, nil, "Calls that the shutdown could not wait for."}
-	telemetryOver        = &instrument{"forseti.telemetry.overflow", "", counter, []string{"label"}, "What is told as __other__: pipelines and task types beyond the first 200, scopes likewise, and counts beyond the first 64 reasons of a pipeline."}
+	telemetryOver        = &instrument{"forseti.telemetry.overflow", "", counter, []string{"label"}, "What is told as __other__: pipelines, task types, hooks and error budgets beyond the first 200, and counts beyond the first 64 reasons of a pipeline."}
 	buildInfo            = &instrument{"forseti.build.info", "", gauge, []string{"version", "go"}, "1."}
 )
 
@@ -65,7 +66,7 @@ var (
 var instruments = []*instrument{
 	pipelineCalls, pipelineDuration, policyRejections, policyOverhead, attemptDuration, retryAttempts, retrySuppressed, breakerState, breakerMoves,
 	bulkheadInUse, bulkheadLimit, bulkheadQueued, hedgeLaunched, hedgeWon, hedgeWasted, rateLimitTokens, rateLimitWait, fallbackServed, guardErrors,
-	killSwitchActive, controlStaleness, retryBudgetLeft, taskReceived, taskRedelivered, taskCompleted, taskInFlight, dlqAdded, mailboxDepth,
+	hookDropped, killSwitchActive, controlStaleness, retryBudgetLeft, taskReceived, taskRedelivered, taskCompleted, taskInFlight, dlqAdded, mailboxDepth,
 	actorRestarts, actorQuarantines, natsConnected, natsRTT,
 	errorBudgetRemaining, errorBudgetBurn, spoolSize, spoolLetters, spoolOldest, shutdownPhase, shutdownAborted,
 	telemetryOver, buildInfo,

@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	// maxLabelValues is how many pipelines, and how many task types, are told by name.
+	// maxLabelValues is how many pipelines, task types, hooks and scopes are told by name, of each.
 	maxLabelValues = 200
 	// otherLabel stands for the rest of them.
 	otherLabel = "__other__"
@@ -39,6 +39,7 @@ func (m *Metrics) Produce(context.Context) ([]metricdata.ScopeMetrics, error) {
 	st := m.rt.sys.Stats()
 	g := &gathering{families: map[*instrument]*points{}}
 	g.pipelines(&st)
+	g.hooks(m.rt.sys.HookStats())
 	g.system(&st)
 	g.tasks(m.rt.taskHandlers())
 	m.rt.gatherCluster(g)
@@ -216,15 +217,29 @@ func (g *gathering) inUse(name string, p *actors.PipelineStats) {
 	}
 }
 
+// hooks tells of hooks by name. They come in the order in which their pipelines were started, so that none loses its label.
+func (g *gathering) hooks(all []actors.HookStats) {
+	dropped, names := map[string]uint64{}, []string(nil)
+	for _, h := range all {
+		if _, known := dropped[h.Name]; !known {
+			names = append(names, h.Name)
+		}
+		dropped[h.Name] += h.Dropped
+	}
+	for n, name := range names {
+		g.count(hookDropped, dropped[name], g.label("hook", n, name))
+	}
+}
+
 func (g *gathering) system(st *actors.Stats) {
 	kills := map[[2]string]bool{}
-	for n, kill := range st.Kills {
+	for _, kill := range st.Kills {
 		scope := string(kill.Scope)
 		switch kind, _ := kill.Scope.Split(); kind {
 		case messages.ScopeTenant, messages.ScopeDomain, messages.ScopeRegion: // whose it is is no label
 			scope = string(kind)
 		default:
-			if n >= maxLabelValues {
+			if mode := string(kill.Mode.Acts()); len(kills) >= maxLabelValues && !kills[[2]string{scope, mode}] {
 				scope = otherLabel
 			}
 		}

@@ -114,6 +114,7 @@ func Start(ctx context.Context, cfg Config, opts ...Option) (*Runtime, error) {
 	}
 	options := actors.Options{Node: rt.node, Logger: rt.log, Restarts: cfg.Restarts, Redaction: rt.redaction, EventHistory: cfg.EventHistory}
 	if rt.tracer != nil {
+		rt.tracer.redaction = rt.redaction
 		options.Tracer = rt.tracer
 	}
 	sys, err := actors.NewSystem(options)

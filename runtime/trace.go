@@ -19,7 +19,7 @@ import (
 // it, and the replay of a dead letter begins a trace of its own with a link to the run that failed. Retries, and refusals
 // that were tried again, are events of the call's span. A failure or a timeout is an error; a refusal is none: its span has
 // no attempts. Names follow OpenTelemetry's conventions where there are any, and begin with "forseti." elsewhere. No payload
-// is told; an error's text is, cut to 1 KiB. Without a provider none of this costs anything.
+// is told; an error's text is, and why somebody refused, redacted by the runtime's rules and cut to 1 KiB. Without a provider none of this costs anything.
 //
 // The provider's own processors run on the calls' goroutines: export in batches. HTTP and gRPC clients pass the trace on as
 // ever, by the context that the function gets: instrument them by otelhttp and otelgrpc.
@@ -44,10 +44,17 @@ func (rt *Runtime) propagate() propagation.TextMapPropagator {
 	return rt.propagator
 }
 
-// Trace makes the task part of the trace in ctx, for those who send it: it sets TraceParent, TraceState and Baggage. It does
-// nothing when there is no trace.
+// Trace makes the task part of the trace in ctx, for those who send it: it sets TraceParent, TraceState and Baggage. It leaves
+// nothing of another trace behind, and does nothing when there is none.
 func (rt *Runtime) Trace(ctx context.Context, t *messages.Task) {
-	rt.propagate().Inject(ctx, taskCarrier{t})
+	var of messages.Task
+	rt.propagate().Inject(ctx, taskCarrier{&of})
+	if of.TraceParent != "" {
+		t.TraceParent, t.TraceState = of.TraceParent, of.TraceState
+	}
+	if of.TraceParent != "" || of.Baggage != "" {
+		t.Baggage = of.Baggage
+	}
 }
 
 // taskCarrier is a task as propagators see it.
@@ -82,7 +89,10 @@ func (rt *Runtime) received(ctx context.Context, t *messages.Task) context.Conte
 }
 
 // tracer is actors.Tracer by OpenTelemetry.
-type tracer struct{ spans trace.Tracer }
+type tracer struct {
+	spans     trace.Tracer
+	redaction *messages.Redaction
+}
 
 var _ actors.Tracer = (*tracer)(nil)
 
@@ -112,12 +122,13 @@ func (t *tracer) Start(ctx context.Context, s actors.SpanStart) (context.Context
 		}
 	}
 	inner, made := t.spans.Start(ctx, name, append(options, trace.WithAttributes(attrs...))...)
-	return inner, &span{made, s.Attempt == 0}
+	return inner, &span{made, s.Attempt == 0, t}
 }
 
 type span struct {
 	trace.Span
 	call bool
+	by   *tracer
 }
 
 func (s *span) TraceParent() string {
@@ -136,7 +147,7 @@ func (s *span) Event(e actors.SpanEvent) {
 	if e.Name == "retry" {
 		attrs = append(attrs, attribute.Float64("forseti.retry.delay", e.Delay.Seconds()))
 	}
-	s.AddEvent("forseti."+e.Name, trace.WithTimestamp(e.At), trace.WithAttributes(append(attrs, ofError(e.Err)...)...))
+	s.AddEvent("forseti."+e.Name, trace.WithTimestamp(e.At), trace.WithAttributes(append(attrs, s.by.ofError(e.Err)...)...))
 }
 
 func (s *span) End(e actors.SpanEnd) {
@@ -145,12 +156,12 @@ func (s *span) End(e actors.SpanEnd) {
 		if s.call {
 			s.SetAttributes(attribute.Int("forseti.attempts", e.Attempts), attribute.StringSlice("forseti.policies", e.Policies))
 		}
-		s.SetAttributes(ofError(e.Err)...)
+		s.SetAttributes(s.by.ofError(e.Err)...)
 		if e.Outcome == messages.Failure || e.Outcome == messages.Timeout {
 			s.SetStatus(codes.Error, string(e.Outcome))
 			if e.Err != nil { // not RecordError: it would tell all of the text
 				s.AddEvent("exception", trace.WithTimestamp(e.At), trace.WithAttributes(
-					attribute.String("exception.type", messages.ErrorType(e.Err)), attribute.String("exception.message", cut(messages.ErrorText(e.Err)))))
+					attribute.String("exception.type", messages.ErrorType(e.Err)), attribute.String("exception.message", s.by.told(messages.ErrorText(e.Err)))))
 			}
 		}
 	}
@@ -158,18 +169,19 @@ func (s *span) End(e actors.SpanEnd) {
 }
 
 // ofError is the kind of an error, and who refused and why.
-func ofError(err error) []attribute.KeyValue {
+func (t *tracer) ofError(err error) []attribute.KeyValue {
 	if err == nil {
 		return nil
 	}
 	attrs := []attribute.KeyValue{attribute.String("error.type", messages.ErrorType(err))}
 	if r, ok := errors.AsType[*messages.RejectedError](err); ok {
-		attrs = append(attrs, attribute.String("forseti.policy", r.By), attribute.String("forseti.reason", r.Reason))
+		attrs = append(attrs, attribute.String("forseti.policy", t.told(r.By)), attribute.String("forseti.reason", t.told(r.Reason)))
 	}
 	return attrs
 }
 
-// cut is the text as far as a dead letter would keep it.
-func cut(text string) string {
+// told is the text without what the rules withhold, as far as a dead letter would keep it.
+func (t *tracer) told(text string) string {
+	text = t.redaction.Text(text)
 	return strings.ToValidUTF8(text[:min(len(text), messages.MaxErrorLen)], "")
 }

@@ -12,5 +12,6 @@
 //  5. A sink never writes a payload where it does not belong: the log sink leaves bodies and attributes out.
 //
 // A Spool keeps letters in local files; a Failover puts it behind a sink that may be away. A Webhook posts them, a Fanout
-// gives them to several sinks. Package sinktest checks sinks of your own against these rules.
+// gives them to several sinks. An AppendFile is no sink: it keeps lines, an audit log's
+// for one, in files that take turns. Package sinktest checks sinks of your own against these rules.
 package sinks
