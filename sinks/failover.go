@@ -104,15 +104,11 @@ func (f *Failover) Wake() {
 // Close moves what it can to the primary until that fails or ctx ends, stops, and says how many letters stay in the
 // spool, for the next start.
 func (f *Failover) Close(ctx context.Context) (left int) {
-	before := -1
-	for tick := time.NewTicker(50 * time.Millisecond); ; {
-		f.Wake()
-		n := f.spool.Stats().Letters
-		if n == 0 || n == before || ctx.Err() != nil {
-			tick.Stop()
-			break
-		}
-		before = n
+	f.Wake()
+	stalls := f.spool.stalls.Load()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for f.spool.Stats().Letters > 0 && f.spool.stalls.Load() == stalls && ctx.Err() == nil {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

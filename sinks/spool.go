@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/forseti-go/forseti/messages"
@@ -77,6 +78,8 @@ type Spool struct {
 	cfg   SpoolConfig
 	lock  *lockFile
 	drain chan struct{} // one at a time
+	// stalls counts the letters that a drain could not move.
+	stalls atomic.Uint64
 	// filled has a token when a letter came in.
 	filled  chan struct{}
 	running sync.WaitGroup
@@ -353,16 +356,23 @@ func (s *Spool) write() {
 
 // sync syncs what was acknowledged before.
 func (s *Spool) sync() {
+	if err := s.syncNow(); err != nil {
+		s.tell(messages.SpoolDamaged, "sync: "+err.Error(), nil)
+	}
+}
+
+func (s *Spool) syncNow() error {
 	s.files.Lock()
 	defer s.files.Unlock()
 	s.syncing = nil
 	if s.log.out == nil {
-		return // sealed or dropped since
+		return nil // sealed or dropped since
 	}
-	if err := s.log.out.Sync(); err != nil {
-		s.tell(messages.SpoolDamaged, "sync: "+err.Error(), nil)
+	err := s.log.out.Sync()
+	if err != nil {
 		_ = s.log.abandon()
 	}
+	return err
 }
 
 // Stats says how the spool is. It asks no disk.

@@ -1,0 +1,73 @@
+package sinks
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/forseti-go/forseti/messages"
+)
+
+// TestFileOfACrashHidLettersThatCameAfterIt opens a spool whose last file was created and not written to any more. The
+// file that comes next begins with the same sequence.
+func TestFileOfACrashHidLettersThatCameAfterIt(t *testing.T) {
+	for _, torn := range [][]byte{nil, []byte(recordMagic + "torn")} {
+		dir, _, _ := written(t, 3)
+		empty := fmt.Sprintf("%016x-%08x.log", 4, uint32(0xffffffff))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, empty), torn, 0o600))
+		s := openSpool(t, SpoolConfig{Dir: dir})
+		_, err := s.Handle(t.Context(), letterOf("after"))
+		require.NoError(t, err)
+		require.NoError(t, s.Close())
+		s = openSpool(t, SpoolConfig{Dir: dir})
+		require.Equal(t, []string{"d0", "d1", "d2", "after"}, waiting(t, s))
+		require.NoError(t, s.Close())
+	}
+}
+
+func TestCloseLeftLettersToASlowSinkThatTookThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := openSpool(t, SpoolConfig{Dir: t.TempDir()})
+		for i := range 20 {
+			_, err := s.Handle(t.Context(), letterOf(fmt.Sprint("d", i)))
+			require.NoError(t, err)
+		}
+		f := StartFailover(Func("slow", func(context.Context, *messages.DeadLetter) (string, error) {
+			time.Sleep(300 * time.Millisecond)
+			return "", nil
+		}), s, FailoverConfig{})
+		require.Zero(t, f.Close(t.Context()))
+		require.NoError(t, s.Close())
+	})
+}
+
+func TestReportThatUsedTheSpoolWaitedForItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s *Spool
+		var told []messages.Kind
+		s = openSpool(t, SpoolConfig{Dir: t.TempDir(), Report: func(e messages.Event) {
+			if told = append(told, e.Kind); len(told) < 3 {
+				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+				defer cancel()
+				_, err := s.Handle(ctx, letterOf(fmt.Sprint("of report ", len(told))))
+				require.NoError(t, err)
+			}
+		}})
+		_, err := s.Handle(t.Context(), letterOf("refused"))
+		require.NoError(t, err)
+		require.NoError(t, s.Drain(t.Context(), &target{fail: func(id string, _ int) error {
+			if id == "refused" {
+				return messages.ErrInvalid
+			}
+			return nil
+		}}))
+		require.Equal(t, messages.DeadLetterRefused, told[0])
+		require.NoError(t, s.Close())
+	})
+}
