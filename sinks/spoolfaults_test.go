@@ -71,3 +71,53 @@ func TestReportThatUsedTheSpoolWaitedForItself(t *testing.T) {
 		require.NoError(t, s.Close())
 	})
 }
+
+// TestBurstWaitedForASlowSinkThoughThereIsASpool gives a failover more letters at a time than its primary can take.
+func TestBurstWaitedForASlowSinkThoughThereIsASpool(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told []messages.Event
+		s := openSpool(t, SpoolConfig{Dir: t.TempDir(), Report: func(e messages.Event) { told = append(told, e) }})
+		to := &target{}
+		f := StartFailover(Func("slow", func(ctx context.Context, d *messages.DeadLetter) (string, error) {
+			time.Sleep(time.Second)
+			return to.Handle(ctx, d)
+		}), s, FailoverConfig{})
+		var want []string
+		begin := time.Now()
+		for _, n := range []int{3, 200, 2, 200} {
+			var letters []*messages.DeadLetter
+			for range n {
+				want = append(want, fmt.Sprint("d", len(want)))
+				letters = append(letters, letterOf(want[len(want)-1]))
+			}
+			kept, err := f.HandleAll(t.Context(), letters)
+			require.NoError(t, err)
+			require.Equal(t, n, kept)
+		}
+		require.Less(t, time.Since(begin), 4*time.Second, "three of them waited")
+		time.Sleep(time.Hour)
+		require.Equal(t, want, to.ids())
+		require.Equal(t, messages.SpoolUsed, told[0].Kind)
+		require.Contains(t, told[0].Reason, "200 came at once")
+		require.Equal(t, messages.SpoolDrained, told[len(told)-1].Kind)
+		require.Zero(t, f.Close(t.Context()))
+		require.NoError(t, s.Close())
+	})
+}
+
+func TestBurstThatDoesNotFitIsKeptAsFarAsItDoes(t *testing.T) {
+	s := openSpool(t, SpoolConfig{Dir: t.TempDir(), MaxBytes: minSpoolBytes})
+	var letters []*messages.DeadLetter
+	for i := range 1000 {
+		letters = append(letters, letterOf(fmt.Sprint("d", i)))
+	}
+	kept, err := s.handleAll(t.Context(), letters)
+	require.ErrorIs(t, err, messages.ErrUnavailable)
+	require.Positive(t, kept)
+	require.Len(t, waiting(t, s), kept)
+	again, err := s.handleAll(t.Context(), letters[:kept])
+	require.NoError(t, err, "which are kept once")
+	require.Equal(t, kept, again)
+	require.Len(t, waiting(t, s), kept)
+	require.NoError(t, s.Close())
+}
