@@ -18,8 +18,15 @@ type FailureSink interface {
 	Handle(ctx context.Context, letter *messages.DeadLetter) (id string, err error)
 }
 
+// batchSink is a FailureSink that keeps the letters of a burst at once, where one after the other would take too long. It
+// returns how many it has kept, from the first, each under its own id, and why not the next one.
+type batchSink interface {
+	HandleAll(ctx context.Context, letters []*messages.DeadLetter) (kept int, err error)
+}
+
 const (
 	sinkQueue   = 1024             // letters that may wait for a sink
+	sinkBatch   = 256              // letters that a sink which can is given at once
 	sinkTimeout = 10 * time.Second // of one Handle
 	sinkPause   = 5 * time.Second  // the longest wait before a letter is offered again
 	sinkAsked   = time.Minute      // unless the sink asks for a longer one, which may be this long
@@ -72,53 +79,78 @@ func (a *sinkActor) lose(d *messages.DeadLetter, why string) {
 
 // store runs on a worker.
 func (a *sinkActor) store() {
+	most := 1
+	if _, ok := a.sink.(batchSink); ok {
+		most = sinkBatch
+	}
 	for {
-		select {
-		case d := <-a.queue:
-			a.keep(d) // once at least, even if there is no more time: a sink with a spool needs little
-		default:
+		var batch []*messages.DeadLetter
+		for more := true; more && len(batch) < most; {
+			select {
+			case d := <-a.queue:
+				batch = append(batch, d)
+			default:
+				more = false
+			}
+		}
+		if len(batch) == 0 {
 			return
 		}
+		a.keep(batch) // once at least, even if there is no more time: a sink with a spool needs little
 	}
 }
 
-func (a *sinkActor) keep(d *messages.DeadLetter) {
-	kept := false
-	defer func() {
-		if !kept { // the sink panicked; it is restarted, and this letter is not its to choke on again
+func (a *sinkActor) keep(batch []*messages.DeadLetter) {
+	defer func() { // the sink panicked; it is restarted, and these letters are not its to choke on again
+		for _, d := range batch {
 			a.lose(d, "sink panicked")
 		}
 	}()
-	for wait := 50 * time.Millisecond; ; wait = min(2*wait, sinkPause) {
-		id, err := a.try(d)
-		if err == nil {
-			kept = true
+	const firstWait = 50 * time.Millisecond
+	for wait := firstWait; len(batch) > 0; wait = min(2*wait, sinkPause) {
+		ids, err := a.try(batch)
+		for i, id := range ids {
 			a.open.Add(-1)
-			a.pipe.event(messages.Event{Kind: messages.DeadLetterStored, Source: a.sink.Name(), Reason: d.Reason, Data: messages.DeadLetterRef{ID: id}})
+			a.pipe.event(messages.Event{Kind: messages.DeadLetterStored, Source: a.sink.Name(), Reason: batch[i].Reason, Data: messages.DeadLetterRef{ID: id}})
+			wait = firstWait
+		}
+		if batch = batch[len(ids):]; len(batch) == 0 {
 			return
 		}
 		if errors.Is(err, messages.ErrInvalid) { // it will never take this one, and others wait behind it
-			kept = true
-			a.lose(d, messages.ErrorText(err))
-			return
+			first := batch[0]
+			batch = batch[1:]
+			a.lose(first, messages.ErrorText(err))
+			continue
 		}
 		pause := time.NewTimer(max(wait, min(retryAfter(err), sinkAsked)))
 		select {
 		case <-pause.C:
 		case <-a.life.Done():
 			pause.Stop()
-			kept = true
-			a.lose(d, messages.ErrorText(err))
-			return
+			first := batch[0]
+			batch = batch[1:]
+			a.lose(first, messages.ErrorText(err))
 		}
 	}
 }
 
-// try offers a letter once, for as long as there is time.
-func (a *sinkActor) try(d *messages.DeadLetter) (string, error) {
+// try offers letters once, for as long as there is time. It returns the records of those that were kept, from the first.
+func (a *sinkActor) try(batch []*messages.DeadLetter) (ids []string, err error) {
 	ctx, cancel := context.WithTimeout(a.life, sinkTimeout)
 	defer cancel()
-	return a.sink.Handle(ctx, d)
+	if s, ok := a.sink.(batchSink); ok && len(batch) > 1 {
+		kept, err := s.HandleAll(ctx, batch)
+		for _, d := range batch[:kept] {
+			ids = append(ids, d.ID)
+		}
+		return ids, err
+	}
+	id, err := a.sink.Handle(ctx, batch[0])
+	if err != nil {
+		return nil, err
+	}
+	return []string{id}, nil
 }
 
 // flush waits until every letter was kept, or ctx ends.

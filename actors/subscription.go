@@ -149,7 +149,8 @@ func (s *Subscription) settle() {
 	}
 	s.ch <- messages.Event{
 		ID: messages.NewID(), Kind: messages.EventsGap, At: time.Now(), Node: s.bus.node, Version: messages.VersionOf(messages.EventsGap),
-		Source: "subscription", Reason: "events were dropped, or are no longer kept", Data: s.gap,
+		Incarnation: s.bus.incarnation, // set before the first event, and so before the first that is missing
+		Source:      "subscription", Reason: "events were dropped, or are no longer kept", Data: s.gap,
 	}
 	s.sent++
 	s.gapEnd = s.sent

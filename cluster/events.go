@@ -34,7 +34,8 @@ func (c *Cluster) PublishEvent(ctx context.Context, e messages.Event) error {
 
 // Events calls f for each event that the filter chooses, one at a time and in the order they were stored, until ctx ends;
 // that is no error. Each has its StreamSequence; the one after it is a From that goes on from there. It resumes by itself
-// after a lost connection. What cannot be read is skipped.
+// after a lost connection. What cannot be read is skipped, and so is what a node stored once more, because it had no answer
+// for longer than the server remembers ids.
 //
 // What is missing is told by an event of the kind [messages.EventsGap]: when the filter asks for what the stream no longer
 // keeps, and, unless it chooses by kind, pipeline or source, when a node's sequences leave some out.
@@ -66,10 +67,7 @@ func (c *Cluster) Events(ctx context.Context, filter messages.EventFilter, f fun
 	if err != nil {
 		return fmt.Errorf("events: %w", unavailable(err))
 	}
-	var seen *sequences
-	if filter.All() {
-		seen = &sequences{last: map[string]uint64{}}
-	}
+	seen, all := sequences{}, filter.All()
 	consuming, err := consumer.Consume(func(m jetstream.Msg) {
 		e, err := messages.DecodeEvent(messages.Header(m.Headers()), m.Data())
 		if err != nil {
@@ -79,9 +77,13 @@ func (c *Cluster) Events(ctx context.Context, filter messages.EventFilter, f fun
 		if meta, err := m.Metadata(); err == nil {
 			e.StreamSequence = meta.Sequence.Stream
 		}
-		if gap := seen.next(&e); gap.Missing > 0 {
+		gap, again := seen.next(&e)
+		if again {
+			return
+		}
+		if all && gap.Missing > 0 {
 			g := gapEvent("node", "the node's events did not arrive", gap)
-			g.Node, g.Incarnation = e.Node, e.Incarnation
+			g.At, g.Node, g.Incarnation = e.At, e.Node, e.Incarnation
 			f(g)
 		}
 		if filter.Matches(&e) {
@@ -114,27 +116,33 @@ func gapEvent(source, reason string, gap messages.EventGap) messages.Event {
 // mostNodes is how many streams of nodes are followed at once.
 const mostNodes = 4096
 
-// sequences are the last ones seen of each stream of a node. nil follows none.
-type sequences struct {
-	last map[string]uint64
-}
+// sequences are the last ones seen of each stream of a node.
+type sequences map[string]uint64
 
-// next is what is missing before e. A stream that is new to us may have begun long ago. When there are too many, they all
-// are new again: a gap may go unseen then, but none is made up.
-func (s *sequences) next(e *messages.Event) (gap messages.EventGap) {
-	if s == nil || e.Sequence == 0 {
-		return gap
+// next is what is missing before e, or whether e was told before. A gap that the node itself tells is as the events that
+// it stands for. A stream that is new to us may have begun long ago. When there are too many, they all are new again: a
+// gap may go unseen then, but none is made up.
+func (s sequences) next(e *messages.Event) (gap messages.EventGap, again bool) {
+	first, to := e.Sequence, e.Sequence
+	if told, ok := messages.DataOf[messages.EventGap](*e); ok && e.Kind == messages.EventsGap && e.Incarnation != "" && !told.Stream {
+		first, to = told.First, told.Last
+	}
+	if to == 0 {
+		return gap, false
 	}
 	stream := e.Node + "/" + e.Incarnation
-	last, known := s.last[stream]
-	if !known && len(s.last) >= mostNodes {
-		clear(s.last)
+	last, known := s[stream]
+	if known && to <= last {
+		return gap, true
 	}
-	if known && e.Sequence > last+1 {
-		gap = messages.EventGap{Missing: e.Sequence - last - 1, First: last + 1, Last: e.Sequence - 1}
+	if !known && len(s) >= mostNodes {
+		clear(s)
 	}
-	s.last[stream] = max(last, e.Sequence)
-	return gap
+	if known && first > last+1 {
+		gap = messages.EventGap{Missing: first - last - 1, First: last + 1, Last: first - 1}
+	}
+	s[stream] = to
+	return gap, false
 }
 
 // mostEventSubjects bounds the subjects of one consumer.

@@ -135,11 +135,14 @@ func structured(body []byte) (Event, error) {
 			a["ce-"+name] = text
 		}
 	}
-	data := members["data"]
-	if a[ceContentType] == "" || len(data) == 0 {
-		return a.event(jsonType, data)
+	if raw, ok := members["data_base64"]; ok { // bytes of the content type; a JSON value is in data, whatever that says
+		var data []byte
+		if err := json.Unmarshal(raw, &data); err != nil {
+			return Event{}, &FieldError{Field: "data_base64", Value: err.Error(), Allowed: "a string in base64"}
+		}
+		return a.event(a[ceContentType], data)
 	}
-	return a.event(a[ceContentType], data)
+	return a.event(jsonType, members["data"])
 }
 
 // attributes are those of a CloudEvent, by the names that they have as headers.

@@ -124,3 +124,19 @@ func FuzzDecodeEvent(f *testing.F) {
 		_ = e.Fields()
 	})
 }
+
+// https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md#31-handling-of-data
+func TestStructuredDataThatIsNoObjectWasLostOrQuotedTwice(t *testing.T) {
+	for _, row := range []struct{ members, data string }{
+		{`"datacontenttype":"text/plain","data":"hello"`, `"hello"`},
+		{`"datacontenttype":"text/plain","data_base64":"aGVsbG8="`, `"hello"`},
+		{`"datacontenttype":"application/json","data_base64":"eyJhIjoxfQ=="`, `{"a":1}`},
+		{`"data":{"a":1}`, `{"a":1}`},
+	} {
+		e, err := DecodeEvent(Header{"content-type": {"application/cloudevents+json"}}, []byte(`{"specversion":"1.0","id":"1","source":"/s","type":"t",`+row.members+`}`))
+		require.NoError(t, err)
+		require.Equal(t, json.RawMessage(row.data), e.Data, row.members)
+	}
+	_, err := DecodeEvent(Header{"content-type": {"application/cloudevents+json"}}, []byte(`{"specversion":"1.0","id":"1","source":"/s","type":"t","data_base64":7}`))
+	require.ErrorIs(t, err, ErrInvalid)
+}

@@ -23,7 +23,7 @@ const (
 	DeadLetterLost       Kind = "deadletter.lost" // no sink took it; the text says why
 	DeadLetterReplayed   Kind = "deadletter.replayed"
 	DeadLetterRefused    Kind = "deadletter.refused" // its sink will never take it: the spool has set it aside
-	SpoolUsed            Kind = "spool.used"         // letters go to the spool: their sink does not take them
+	SpoolUsed            Kind = "spool.used"         // letters go to the spool: their sink does not take them, or not fast enough
 	SpoolDrained         Kind = "spool.drained"      // the last one has left
 	SpoolDamaged         Kind = "spool.damaged"      // something was lost on the disk; the data count it
 	FallbackServed       Kind = "fallback.served"    // sampled: at most one a second and pipeline, with a count

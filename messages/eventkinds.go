@@ -47,7 +47,7 @@ var eventKinds = []KindInfo{
 	with[DeadLetterRef](DeadLetterLost, 1, "No sink took a dead letter; the reason says why."),
 	with[DeadLetterRef](DeadLetterReplayed, 1, "A dead letter was sent again as a task."),
 	with[DeadLetterRef](DeadLetterRefused, 1, "A sink will never take a dead letter; it was set aside, and the reason says why."),
-	without(SpoolUsed, 1, "A sink does not take dead letters: they go to the spool."),
+	without(SpoolUsed, 1, "A sink does not take dead letters, or not fast enough: they go to the spool."),
 	without(SpoolDrained, 1, "The spool is empty again."),
 	with[SpoolDamage](SpoolDamaged, 1, "A spool has records that cannot be read; they are skipped."),
 	with[EventCount](FallbackServed, 1, "Fallbacks answered; one a second and pipeline at most, the reason is the last one's."),

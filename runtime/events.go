@@ -34,38 +34,41 @@ const (
 // until it is: an outage costs events only when more of them come than may wait.
 func (rt *Runtime) forward(life context.Context) {
 	sub := rt.sys.Events().Subscribe(eventQueue, nil)
+	rt.forwarding = sub
 	rt.running.Go(func() {
 		defer sub.Close()
 		pause := time.NewTimer(0)
 		defer pause.Stop()
-		send := func(ctx context.Context, e messages.Event) {
+		send := func(ctx context.Context, e messages.Event) bool {
 			for !rt.forwarded(ctx, e) {
 				pause.Reset(eventPause)
 				select {
 				case <-pause.C:
 				case <-ctx.Done():
-					return
+					return false
 				}
 			}
+			return true
 		}
+		left := 0
 		for e := range sub.All(life) {
-			send(life, e)
-			if life.Err() != nil { // the end came while it waited
+			if !send(life, e) { // the end came while it waited
 				rest, cancel := context.WithTimeout(context.WithoutCancel(life), eventRest)
-				send(rest, e) // stored once, though it may be sent twice
+				if !send(rest, e) { // stored once, though it may be sent twice
+					left++
+				}
 				cancel()
 			}
 		}
-		rt.forwardRest(sub)
+		rt.forwardRest(sub, left)
 	})
 }
 
-// forwardRest publishes what was said before the end, as far as there is time.
-func (rt *Runtime) forwardRest(sub *actors.Subscription) {
+// forwardRest publishes what was said before the end, as far as there is time, and behind none that was left.
+func (rt *Runtime) forwardRest(sub *actors.Subscription, left int) {
 	ctx, cancel := context.WithTimeout(context.Background(), eventRest)
 	defer cancel()
 	sub.Close()
-	left := 0
 	for e := range sub.All(context.Background()) {
 		if left > 0 || !rt.forwarded(ctx, e) {
 			left++
@@ -83,6 +86,7 @@ func (rt *Runtime) forwarded(ctx context.Context, e messages.Event) bool {
 		return true
 	}
 	if errors.Is(err, messages.ErrInvalid) {
+		rt.unfit.Add(1)
 		rt.log.Warn("event not published", slog.String("kind", string(e.Kind)), slog.Any("error", err))
 		return true
 	}

@@ -56,6 +56,7 @@ var (
 	spoolSize            = &instrument{"forseti.spool.size", "By", gauge, nil, "Bytes of the spool's files."}
 	spoolLetters         = &instrument{"forseti.spool.letters", "{letter}", gauge, nil, "Dead letters that wait in the spool."}
 	spoolOldest          = &instrument{"forseti.spool.oldest.age", "s", gauge, nil, "How long the oldest of them has been waiting."}
+	eventsDropped        = &instrument{"forseti.events.dropped", "{event}", counter, nil, "Events of this node that the cluster was not told: too many waited while NATS could not be reached, or the stream cannot take them."}
 	shutdownPhase        = &instrument{"forseti.shutdown.phase", "", gauge, nil, "0 while the runtime runs, 1 while it drains, 2 while it terminates, 3 when it has ended."}
 	shutdownAborted      = &instrument{"forseti.shutdown.aborted", "{call}", counter, nil, "Calls that the shutdown could not wait for."}
 	telemetryOver        = &instrument{"forseti.telemetry.overflow", "", counter, []string{"label"}, "What is told as __other__: pipelines, task types, hooks and error budgets beyond the first 200, and counts beyond the first 64 reasons of a pipeline."}
@@ -68,6 +69,6 @@ var instruments = []*instrument{
 	bulkheadInUse, bulkheadLimit, bulkheadQueued, hedgeLaunched, hedgeWon, hedgeWasted, rateLimitTokens, rateLimitWait, fallbackServed, guardErrors,
 	hookDropped, killSwitchActive, controlStaleness, retryBudgetLeft, taskReceived, taskRedelivered, taskCompleted, taskInFlight, dlqAdded, mailboxDepth,
 	actorRestarts, actorQuarantines, natsConnected, natsRTT,
-	errorBudgetRemaining, errorBudgetBurn, spoolSize, spoolLetters, spoolOldest, shutdownPhase, shutdownAborted,
+	errorBudgetRemaining, errorBudgetBurn, spoolSize, spoolLetters, spoolOldest, eventsDropped, shutdownPhase, shutdownAborted,
 	telemetryOver, buildInfo,
 }

@@ -322,6 +322,9 @@ func (rt *Runtime) gatherBeside(g *gathering) {
 		g.set(spoolLetters, float64(spool.Letters))
 		g.set(spoolOldest, spool.OldestAge.Seconds())
 	}
+	if rt.cluster != nil {
+		g.count(eventsDropped, rt.forwarding.Dropped()+rt.unfit.Load())
+	}
 	g.set(shutdownPhase, float64(rt.phase.Load()))
 	if report, ok := rt.ShutdownReport(); ok {
 		g.count(shutdownAborted, uint64(report.Aborted))

@@ -77,6 +77,9 @@ type Runtime struct {
 	control context.CancelFunc // of the kill switch's watch and the event forwarder
 	running sync.WaitGroup
 
+	forwarding *actors.Subscription // the events that go to the cluster; nil without one
+	unfit      atomic.Uint64        // of those, how many it can never take
+
 	canceled cancellations
 	spool    *spooling // nil without WithSpool
 	killed   *killFile

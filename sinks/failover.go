@@ -93,6 +93,31 @@ func (f *Failover) Handle(ctx context.Context, letter *messages.DeadLetter) (str
 	return id, err
 }
 
+// burst is how many letters at a time the spool takes at once, whatever the primary does.
+const burst = 16
+
+// HandleAll keeps several letters, in their order: a few as Handle does, and a burst, which the primary could not take as
+// fast, in the spool by one write. It returns how many it has kept, from the first, and why not the next one. Each needs
+// an ID.
+func (f *Failover) HandleAll(ctx context.Context, letters []*messages.DeadLetter) (kept int, err error) {
+	for len(letters)-kept < burst && kept < len(letters) && f.spool.Stats().Letters == 0 {
+		if _, err := f.Handle(ctx, letters[kept]); err != nil {
+			return kept, err
+		}
+		kept++
+	}
+	if kept == len(letters) {
+		return kept, nil
+	}
+	keep, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.timeout)
+	defer cancel()
+	n, err := f.spool.handleAll(keep, letters[kept:])
+	if n > 0 && !f.used.Swap(true) {
+		f.spool.tell(messages.SpoolUsed, fmt.Sprintf("letters for %s wait: %d came at once", f.Name(), len(letters)), nil)
+	}
+	return kept + n, err
+}
+
 // Wake makes it try the primary now: it is said to be back.
 func (f *Failover) Wake() {
 	select {
@@ -104,15 +129,11 @@ func (f *Failover) Wake() {
 // Close moves what it can to the primary until that fails or ctx ends, stops, and says how many letters stay in the
 // spool, for the next start.
 func (f *Failover) Close(ctx context.Context) (left int) {
-	before := -1
-	for tick := time.NewTicker(50 * time.Millisecond); ; {
-		f.Wake()
-		n := f.spool.Stats().Letters
-		if n == 0 || n == before || ctx.Err() != nil {
-			tick.Stop()
-			break
-		}
-		before = n
+	f.Wake()
+	stalls := f.spool.stalls.Load()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for f.spool.Stats().Letters > 0 && f.spool.stalls.Load() == stalls && ctx.Err() == nil {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

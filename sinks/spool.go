@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/forseti-go/forseti/messages"
@@ -77,6 +78,8 @@ type Spool struct {
 	cfg   SpoolConfig
 	lock  *lockFile
 	drain chan struct{} // one at a time
+	// stalls counts the letters that a drain could not move.
+	stalls atomic.Uint64
 	// filled has a token when a letter came in.
 	filled  chan struct{}
 	running sync.WaitGroup
@@ -258,18 +261,58 @@ func (s *Spool) Handle(ctx context.Context, letter *messages.DeadLetter) (string
 		return "", fmt.Errorf("spool: %w", err)
 	}
 	c, i, err := s.enter(payload, spooled{id: identity(id), at: now.UnixNano()})
+	if err != nil {
+		return "", err
+	}
+	if err := c.wait(ctx, i); err != nil {
+		return "", err
+	}
+	return id, nil
+}
+
+// handleAll keeps letters in their order, as few groups; it returns how many are kept, from the first, and why not the next.
+func (s *Spool) handleAll(ctx context.Context, letters []*messages.DeadLetter) (kept int, err error) {
+	type place struct {
+		in *commit
+		i  int
+	}
+	now := time.Now()
+	places := make([]place, 0, len(letters))
+	for _, letter := range letters {
+		var payload []byte
+		var id string
+		if payload, id, err = encodeLetter(letter, now); err != nil {
+			err = fmt.Errorf("spool: %w", err)
+			break
+		}
+		var p place
+		if p.in, p.i, err = s.enter(payload, spooled{id: identity(id), at: now.UnixNano()}); err != nil {
+			break
+		}
+		places = append(places, p)
+	}
+	for n, p := range places {
+		if err := p.in.wait(ctx, p.i); err != nil {
+			return n, err
+		}
+	}
+	return len(places), err
+}
+
+// wait waits until the group is written, and says whether the letter in that place is kept. Without a group it was before.
+func (c *commit) wait(ctx context.Context, i int) error {
 	if c == nil {
-		return id, err
+		return nil
 	}
 	select {
 	case <-c.done:
 	case <-ctx.Done():
-		return "", context.Cause(ctx)
+		return context.Cause(ctx)
 	}
 	if i < c.kept {
-		return id, nil
+		return nil
 	}
-	return "", fmt.Errorf("spool: %w: %w", messages.ErrUnavailable, c.err)
+	return fmt.Errorf("spool: %w: %w", messages.ErrUnavailable, c.err)
 }
 
 // spoolFullWait is what a full spool asks its callers to wait.
@@ -353,16 +396,23 @@ func (s *Spool) write() {
 
 // sync syncs what was acknowledged before.
 func (s *Spool) sync() {
+	if err := s.syncNow(); err != nil {
+		s.tell(messages.SpoolDamaged, "sync: "+err.Error(), nil)
+	}
+}
+
+func (s *Spool) syncNow() error {
 	s.files.Lock()
 	defer s.files.Unlock()
 	s.syncing = nil
 	if s.log.out == nil {
-		return // sealed or dropped since
+		return nil // sealed or dropped since
 	}
-	if err := s.log.out.Sync(); err != nil {
-		s.tell(messages.SpoolDamaged, "sync: "+err.Error(), nil)
+	err := s.log.out.Sync()
+	if err != nil {
 		_ = s.log.abandon()
 	}
+	return err
 }
 
 // Stats says how the spool is. It asks no disk.

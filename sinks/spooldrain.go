@@ -46,6 +46,7 @@ func (s *Spool) drainInto(ctx context.Context, to *guarded, wake <-chan struct{}
 			wait = firstPause
 			continue
 		}
+		s.stalls.Add(1)
 		pause := time.NewTimer(max(wait/2+rand.N(wait/2+1), min(retryAfter(err), askedPause)))
 		select {
 		case <-pause.C:
@@ -96,28 +97,36 @@ func (s *Spool) pass(ctx context.Context, l spooled, to *guarded) error {
 
 // leave lets go of the oldest letter. If the position cannot be written the letter stays, and is offered again.
 func (s *Spool) leave(l spooled) error {
+	empty, unremoved, err := s.forget(l)
+	if err != nil {
+		return err
+	}
+	if empty {
+		s.tell(messages.SpoolDrained, "all letters have left", nil)
+	}
+	if unremoved != nil { // the letter has left; its file goes when the spool is opened again
+		s.tell(messages.SpoolDamaged, "file not removed: "+unremoved.Error(), nil)
+	}
+	return nil
+}
+
+func (s *Spool) forget(l spooled) (empty bool, unremoved, err error) {
 	s.files.Lock()
 	defer s.files.Unlock()
 	if err := s.writePosition(l.seq); err != nil {
-		return err
+		return false, nil, err
 	}
 	s.mu.Lock()
 	s.queue[0] = spooled{}
 	s.queue = s.queue[1:]
 	delete(s.ids, l.id)
-	empty := len(s.queue) == 0
+	empty = len(s.queue) == 0
 	s.mu.Unlock()
-	err := s.log.drop(l.seq)
+	unremoved = s.log.drop(l.seq)
 	s.mu.Lock()
 	s.bytes = s.log.size
 	s.mu.Unlock()
-	if empty {
-		s.tell(messages.SpoolDrained, "all letters have left", nil)
-	}
-	if err != nil { // the letter has left; its file goes when the spool is opened again
-		s.tell(messages.SpoolDamaged, "file not removed: "+err.Error(), nil)
-	}
-	return nil
+	return empty, unremoved, nil
 }
 
 // setAside keeps a letter that a sink has refused for good, for people to look at. The oldest of those make room.
@@ -126,6 +135,14 @@ func (s *Spool) setAside(letter *messages.DeadLetter, by string, why error) erro
 	if err != nil {
 		return err
 	}
+	if err := s.appendRefused(payload); err != nil {
+		return err
+	}
+	s.tell(messages.DeadLetterRefused, messages.ErrorText(why), messages.DeadLetterRef{ID: id, Sink: by})
+	return nil
+}
+
+func (s *Spool) appendRefused(payload []byte) error {
 	s.files.Lock()
 	defer s.files.Unlock()
 	for room := s.cfg.MaxBytes / 16; len(s.refused.segments) > 0 && s.refused.size+int64(recordHeader+len(payload)) > room; {
@@ -145,6 +162,5 @@ func (s *Spool) setAside(letter *messages.DeadLetter, by string, why error) erro
 	}
 	s.aside = append(s.aside, spooled{entry: placed[0]})
 	s.mu.Unlock()
-	s.tell(messages.DeadLetterRefused, messages.ErrorText(why), messages.DeadLetterRef{ID: id, Sink: by})
 	return nil
 }

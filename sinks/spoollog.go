@@ -136,6 +136,16 @@ func openLog(dir, ext string, limit int64, found func(e entry, payload []byte)) 
 		if n, err := fmt.Sscanf(base, "%016x-%08x", &g.first, &g.salt); !ours || n != 2 || err != nil || base != fmt.Sprintf("%016x-%08x", g.first, g.salt) {
 			continue
 		}
+		info, err := f.Info()
+		if err != nil {
+			return nil, s, err
+		}
+		if info.Size() == 0 { // a crash came before its first record: the file that followed it has the same sequence
+			if err := os.Remove(g.path); err != nil {
+				return nil, s, err
+			}
+			continue
+		}
 		l.segments = append(l.segments, g)
 	}
 	for i, g := range l.segments {
@@ -155,7 +165,12 @@ func openLog(dir, ext string, limit int64, found func(e entry, payload []byte)) 
 			if err := cut(g.path, end); err != nil {
 				return nil, s, err
 			}
-			g.size = end
+			if g.size = end; end == 0 { // the next file begins with its sequence
+				l.segments = l.segments[:i]
+				if err := os.Remove(g.path); err != nil {
+					return nil, s, err
+				}
+			}
 		} else { // what it lacks up to the next one is damage: it was synced before that one began
 			s.damaged += bound - g.after
 		}
