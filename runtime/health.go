@@ -59,12 +59,20 @@ type check struct {
 	kind, name string
 	ask        func(context.Context) error
 	mu         sync.Mutex
-	since      time.Time // of the call that has not returned; zero: none
+	under      *checkRun // the call that has not returned; nil: none
+}
+
+// checkRun is one call of a check, which all who ask meanwhile share.
+type checkRun struct {
+	since time.Time
+	over  chan struct{} // closed when it returned, or its time was up
+	err   error
 }
 
 // Register adds a part of the user's own to what HealthCheckAll looks at: its kind and name, 1 to 64 of a-z, 0-9, _ and -
 // each, and a check that returns nil when it is well; nil is always well. The check has two seconds, may be called from
-// several goroutines, and is never called twice at once. leave takes the part out.
+// several goroutines, and is never called twice at once: who asks while it runs gets what it returns. leave takes the part
+// out.
 func (rt *Runtime) Register(kind, name string, ask func(context.Context) error) (leave func(), err error) {
 	c := &check{kind: kind, name: name, ask: ask}
 	rt.mu.Lock()
@@ -91,10 +99,12 @@ const maxChecks = 1000
 
 // HealthCheckAll asks everything that is registered how it is: every guard, policy, hook and sink of every pipeline, which
 // their supervisors know without asking; guards and sinks that are a Healther; what was registered by Register; NATS. Checks
-// are made at once, sixteen at a time, until ctx ends. It takes as long as the slowest, two seconds at most for each.
+// are made all at once, so it takes as long as the slowest: two seconds at most, less when ctx ends. A check is not ended by
+// that: others may wait for it.
 func (rt *Runtime) HealthCheckAll(ctx context.Context) HealthReport {
 	report := HealthReport{Phase: rt.Phase(), Status: Up}
 	asked := map[int]*check{}
+	var own ownCheck
 	for _, p := range rt.sys.Parts() {
 		h := Health{Kind: string(p.Kind), Pipeline: p.Pipeline, Name: p.Name, Status: Up, Detail: p.Detail}
 		switch p.State {
@@ -107,8 +117,13 @@ func (rt *Runtime) HealthCheckAll(ctx context.Context) HealthReport {
 		case actors.PartStopped:
 			h.Detail = "stopped"
 		}
-		if of, ok := p.Of.(Healther); ok && h.Status == Up && p.State == actors.PartUp {
-			asked[len(report.Parts)] = rt.checkOf(p, of)
+		if next := (ownCheck{h.Kind, h.Pipeline, h.Name, 0}); own.kind == next.kind && own.pipeline == next.pipeline && own.name == next.name {
+			own.number++
+		} else {
+			own = next
+		}
+		if of, ok := p.Of.(Healther); ok && p.State == actors.PartUp {
+			asked[len(report.Parts)] = rt.checkOf(own, of)
 		}
 		report.Parts = append(report.Parts, h)
 	}
@@ -122,13 +137,8 @@ func (rt *Runtime) HealthCheckAll(ctx context.Context) HealthReport {
 		report.Parts = append(report.Parts, rt.natsHealth())
 	}
 	var all sync.WaitGroup
-	places := make(chan struct{}, 16)
 	for i, c := range asked {
-		all.Go(func() {
-			places <- struct{}{}
-			defer func() { <-places }()
-			c.run(ctx, &report.Parts[i])
-		})
+		all.Go(func() { c.run(ctx, &report.Parts[i]) })
 	}
 	all.Wait()
 	for _, h := range report.Parts {
@@ -139,15 +149,20 @@ func (rt *Runtime) HealthCheckAll(ctx context.Context) HealthReport {
 	return report
 }
 
+// ownCheck names the check of a guard or sink. Two sinks of a pipeline may have the same name.
+type ownCheck struct {
+	kind, pipeline, name string
+	number               int
+}
+
 // checkOf is the check of a guard or sink: the same one each time, so that one that hangs is not asked again.
-func (rt *Runtime) checkOf(p actors.Part, of Healther) *check {
-	key := [3]string{string(p.Kind), p.Pipeline, p.Name}
+func (rt *Runtime) checkOf(key ownCheck, of Healther) *check {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
 	c := rt.own[key]
 	if c == nil {
 		if rt.own == nil {
-			rt.own = map[[3]string]*check{}
+			rt.own = map[ownCheck]*check{}
 		}
 		c = &check{ask: of.Healthy}
 		rt.own[key] = c
@@ -160,26 +175,50 @@ func (c *check) run(ctx context.Context, into *Health) {
 		return
 	}
 	began := time.Now()
-	c.mu.Lock()
-	if !c.since.IsZero() {
-		into.Status, into.Detail = Down, fmt.Sprintf("a check that began %v ago has not returned", began.Sub(c.since).Round(time.Millisecond))
-		c.mu.Unlock()
+	r, hangs := c.join(ctx, began)
+	if hangs {
+		into.Status, into.Detail = Down, fmt.Sprintf("a check that began %v ago has not returned", began.Sub(r.since).Round(time.Millisecond))
 		return
 	}
-	c.since = began
-	c.mu.Unlock()
-	err := within(ctx, checkLimit, func(ctx context.Context) error {
-		defer func() {
-			c.mu.Lock()
-			c.since = time.Time{}
-			c.mu.Unlock()
-		}()
-		return c.ask(ctx)
-	})
+	var err error
+	select {
+	case <-r.over:
+		err = r.err
+	case <-ctx.Done():
+		err = fmt.Errorf("did not return: %w", context.Cause(ctx))
+	}
 	into.Took = time.Since(began)
 	if err != nil {
 		into.Status, into.Detail = Down, messages.ErrorText(err)
 	}
+}
+
+// join begins a call of the check, or finds the one that is under way; hangs says that its time is up.
+func (c *check) join(ctx context.Context, now time.Time) (r *checkRun, hangs bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r = c.under; r != nil {
+		select {
+		case <-r.over:
+			return r, true
+		default:
+			return r, false
+		}
+	}
+	r = &checkRun{since: now, over: make(chan struct{})}
+	c.under = r
+	go func() {
+		defer close(r.over)
+		r.err = within(context.WithoutCancel(ctx), checkLimit, func(ctx context.Context) error {
+			defer func() {
+				c.mu.Lock()
+				c.under = nil
+				c.mu.Unlock()
+			}()
+			return c.ask(ctx)
+		})
+	}()
+	return r, false
 }
 
 func (rt *Runtime) natsHealth() Health {

@@ -94,7 +94,7 @@ type Runtime struct {
 	claimed   int // handlers there ever were
 	farewells []ShutdownHandler
 	checks    []*check
-	own       map[[3]string]*check // of guards and sinks, by kind, pipeline and name
+	own       map[ownCheck]*check // of guards and sinks, by kind, pipeline and name
 }
 
 // Start starts a runtime. With a cluster the kill switch's state has been read when it returns. End it by Shutdown.

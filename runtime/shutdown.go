@@ -251,13 +251,16 @@ var errSecondSignal = errors.New("told to end at once by a second signal")
 
 // ServeUntilSignal waits for SIGTERM, an interrupt, or the end of ctx, and then shuts the runtime down within limit. A second
 // signal ends the drain at once: what runs is aborted, tasks go back to the stream, and the error says so. A third finds what
-// the signal does by default.
+// the signal does by default. When it was ctx that ended, the first signal changes nothing: ctx may be that of
+// signal.NotifyContext, which ends by the same one.
 func (rt *Runtime) ServeUntilSignal(ctx context.Context, limit time.Duration) error {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
 	defer signal.Stop(signals)
+	more := 2 // signals until the drain ends
 	select {
 	case <-signals:
+		more = 1
 	case <-ctx.Done():
 	case <-rt.stopped:
 	}
@@ -268,12 +271,15 @@ func (rt *Runtime) ServeUntilSignal(ctx context.Context, limit time.Duration) er
 	over := make(chan struct{})
 	defer close(over)
 	go func() {
-		select {
-		case <-signals:
-			signal.Stop(signals)
-			abort(errSecondSignal)
-		case <-over:
+		for range more {
+			select {
+			case <-signals:
+			case <-over:
+				return
+			}
 		}
+		signal.Stop(signals)
+		abort(errSecondSignal)
 	}()
 	err := rt.Shutdown(drain)
 	if cause := context.Cause(drain); errors.Is(cause, errSecondSignal) {

@@ -157,6 +157,18 @@ func TestSignals(t *testing.T) {
 	run("twice", 11, "drained 0, aborted 1", "second signal")
 }
 
+// A context that ends by a signal, and the signal itself, were taken for two signals: half of the drains ended at once.
+func TestSignalThatEndedTheContextWasTakenForASecondOne(t *testing.T) {
+	if mode := os.Getenv("FORSETI_SIGNALS"); mode != "" {
+		servedUntilSignal(mode)
+	}
+	cmd := exec.Command(os.Args[0], "-test.run", "^TestSignalThatEndedTheContextWasTakenForASecondOne$")
+	cmd.Env = append(os.Environ(), "FORSETI_SIGNALS=context")
+	text, err := cmd.CombinedOutput()
+	require.ErrorContains(t, err, "exit status 10", string(text))
+	require.Contains(t, string(text), "drained 1, aborted 0")
+}
+
 // servedUntilSignal ends the process with 10 when everything was drained, and with 11 when not.
 func servedUntilSignal(mode string) {
 	must := func(err error) {
@@ -181,15 +193,28 @@ func servedUntilSignal(mode string) {
 			return 1, nil
 		}
 		_ = self.Signal(syscall.SIGTERM)
+		if mode == "context" {
+			select {
+			case <-ctx.Done():
+			case <-time.After(100 * time.Millisecond):
+				return 1, nil
+			}
+		}
 		<-ctx.Done()
 		return 0, ctx.Err()
 	})
 	<-began
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	go func() { // until the runtime has heard it: ServeUntilSignal may not listen yet
 		time.Sleep(100 * time.Millisecond)
+		if mode == "context" {
+			cancel()
+			return
+		}
 		_ = self.Signal(syscall.SIGTERM)
 	}()
-	err = rt.ServeUntilSignal(context.Background(), time.Minute)
+	err = rt.ServeUntilSignal(ctx, time.Minute)
 	_ = work
 	report, _ := rt.ShutdownReport()
 	fmt.Printf("drained %d, aborted %d\n%v\n", report.Drained, report.Aborted, err)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -141,6 +142,10 @@ func (s *session) letter(info *cluster.DeadLetterInfo, body bool) error {
 	if d.Truncated {
 		truncated = " (cut: cannot be replayed)"
 	}
+	redacted := ""
+	if len(d.Redacted) > 0 {
+		redacted = cell(strings.Join(d.Redacted, ", "), messages.MaxErrorLen) + " (cannot be replayed)"
+	}
 	err := s.fields(
 		"id", d.ID, "state", string(info.State), "replayed", replay, "replay ended", string(info.Outcome), "newer letter", info.NewID,
 		"task", cell(d.TaskID, messages.MaxIDLen), "type", d.Type, "pipeline", d.Pipeline, "node", d.Node,
@@ -151,7 +156,8 @@ func (s *session) letter(info *cluster.DeadLetterInfo, body bool) error {
 		"origin", fmt.Sprintf("%s, %s %d", d.OriginSubject, d.OriginStream, d.OriginSequence),
 		"order", cell(d.Context.OrderID, 80), "payment", cell(d.Context.PaymentID, 80), "user", cell(d.Context.User(), 80),
 		"tenant", cell(d.Context.Tenant, 80), "target", cell(d.Context.Target, 80), "trace", cell(d.TraceParent, 80),
-		"body", fmt.Sprintf("%d bytes%s %s", len(d.Body), truncated, cell(d.ContentType, 80)),
+		"snapshot", cell(string(d.Snapshot), messages.MaxNoteLen), "response", cell(string(d.Response), messages.MaxNoteLen),
+		"redacted", redacted, "body", fmt.Sprintf("%d bytes%s %s", len(d.Body), truncated, cell(d.ContentType, 80)),
 	)
 	if err != nil || !body {
 		return err
@@ -191,6 +197,9 @@ type letterView struct {
 	TraceParent   string                   `json:"traceparent,omitempty"`
 	Size          int                      `json:"size"`
 	Truncated     bool                     `json:"truncated,omitempty"`
+	Redacted      []string                 `json:"redacted,omitempty"` // by which rules something was withheld
+	Snapshot      json.RawMessage          `json:"snapshot,omitzero"`
+	Response      json.RawMessage          `json:"response,omitzero"`
 	Body          *string                  `json:"body,omitempty"`
 	BodyBase64    []byte                   `json:"body_base64,omitempty"`
 }
@@ -217,6 +226,7 @@ func viewLetter(info *cluster.DeadLetterInfo, body bool) letterView {
 		DurationMS: ms(d.Duration), Node: d.Node, FirstFailedAt: d.FirstFailedAt, FailedAt: d.FailedAt, StoredAt: d.StoredAt,
 		Sequence: d.Sequence, Origin: originView{d.OriginSubject, d.OriginStream, d.OriginSequence}, Replay: d.Replay,
 		ContentType: d.ContentType, TraceParent: d.TraceParent, Size: info.Size, Truncated: d.Truncated, Context: map[string]any{},
+		Redacted: d.Redacted, Snapshot: noted(d.Snapshot), Response: noted(d.Response),
 	}
 	for name, value := range map[string]string{
 		"order_id": d.Context.OrderID, "payment_id": d.Context.PaymentID, "user_id": d.Context.User(), "tier": string(d.Context.Tier),
@@ -240,6 +250,14 @@ func viewLetter(info *cluster.DeadLetterInfo, body bool) letterView {
 		v.BodyBase64 = d.Body
 	}
 	return v
+}
+
+// noted is a letter's snapshot or response; a text, if somebody stored what is not JSON.
+func noted(text []byte) json.RawMessage {
+	if len(text) > 0 && !json.Valid(text) {
+		text, _ = json.Marshal(string(text)) // a string always can be
+	}
+	return text
 }
 
 // byFlag is the flag that says who gives an order.
