@@ -56,6 +56,7 @@ func TestBurstWasGivenToTheSpoolOneByOneAndLost(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		require.Zero(t, p.sinks[0].lost.Load())
 		require.Zero(t, p.sinks[0].open.Load())
 		require.Equal(t, want, sink.kept)
@@ -77,6 +78,7 @@ func TestPartOfABatchThatWasNotKeptIsOfferedAgainOrLostAlone(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		require.Equal(t, append(want[:31:31], want[32:]...), sink.kept)
 		gone, _ := messages.DataOf[messages.DeadLetterRef](<-lost.C())
 		require.Equal(t, want[31], gone.ID)

@@ -96,6 +96,7 @@ func TestBurstWaitedForASlowSinkThoughThereIsASpool(t *testing.T) {
 		}
 		require.Less(t, time.Since(begin), 4*time.Second, "three of them waited")
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		require.Equal(t, want, to.ids())
 		require.Equal(t, messages.SpoolUsed, told[0].Kind)
 		require.Contains(t, told[0].Reason, "200 came at once")
