@@ -3,6 +3,7 @@ package actors
 import (
 	"context"
 	"errors"
+	"flag"
 	"log/slog"
 	"testing"
 	"time"
@@ -14,7 +15,14 @@ import (
 	"github.com/forseti-go/forseti/messages"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// Properties that run whole actor systems are checked 30 times each by default, which with the race detector is a minute for
+// all of them; -rapid.checks has more.
+func TestMain(m *testing.M) {
+	if err := flag.Set("rapid.checks", "30"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 var errBoom = errors.New("boom")
 
