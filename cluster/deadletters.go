@@ -24,11 +24,13 @@ type DeadLetterInfo struct {
 	Letter messages.DeadLetter
 	State  messages.DeadLetterState
 	// By, ChangedAt, Outcome and NewID tell about the replay: who asked for it, when the state last changed,
-	// how the replay ended, and the letter that it left if it failed. Zero while pending.
+	// how the replay ended, and the letter that it left if it failed. Of a discarded letter, By is who decided that, and
+	// Why what they said. Zero while pending.
 	By        string
 	ChangedAt time.Time
 	Outcome   messages.Outcome
 	NewID     string
+	Why       string
 	Size      int // of the body in bytes, also where that was left out
 }
 
@@ -41,9 +43,9 @@ type DeadLetterFilter struct {
 	Limit    int                      // default 100, at most 10,000
 }
 
-// DeadLetterCounts says how many letters there are; Stored = Pending + Leased + Resolved.
+// DeadLetterCounts says how many letters there are; Stored = Pending + Leased + Resolved + Discarded.
 type DeadLetterCounts struct {
-	Stored, Pending, Leased, Resolved int
+	Stored, Pending, Leased, Resolved, Discarded int
 }
 
 // StoreDeadLetter keeps a letter, and gives its id. A letter without an id gets the one of its task and
@@ -119,9 +121,9 @@ func (c *Cluster) ScanDeadLetters(ctx context.Context, f DeadLetterFilter, visit
 
 func (c *Cluster) scanLetters(ctx context.Context, f DeadLetterFilter, bare bool, visit func(DeadLetterInfo) bool) error {
 	switch f.State {
-	case "", messages.Pending, messages.Leased, messages.Resolved:
+	case "", messages.Pending, messages.Leased, messages.Resolved, messages.Discarded:
 	default:
-		return &messages.FieldError{Field: "State", Value: string(f.State), Allowed: "pending, leased or resolved"}
+		return &messages.FieldError{Field: "State", Value: string(f.State), Allowed: "pending, leased, resolved or discarded"}
 	}
 	states, err := c.letterStates(ctx)
 	if err != nil {
@@ -187,6 +189,8 @@ func (c *Cluster) DeadLetterCounts(ctx context.Context) (DeadLetterCounts, error
 			n.Leased++
 		case messages.Resolved:
 			n.Resolved++
+		case messages.Discarded:
+			n.Discarded++
 		default:
 			n.Pending++
 		}
@@ -200,5 +204,5 @@ func (c *Cluster) letterInfo(m *jetstream.RawStreamMsg, s letterState) DeadLette
 		c.log.Warn("malformed dead letter", "id", d.ID, "sequence", m.Sequence, "error", err)
 	}
 	d.Sequence, d.StoredAt = m.Sequence, m.Time
-	return DeadLetterInfo{Letter: d, State: s.of(), By: s.By, ChangedAt: s.At, Outcome: s.Outcome, NewID: s.NewID, Size: len(d.Body)}
+	return DeadLetterInfo{Letter: d, State: s.of(), By: s.By, ChangedAt: s.At, Outcome: s.Outcome, NewID: s.NewID, Why: s.Reason, Size: len(d.Body)}
 }

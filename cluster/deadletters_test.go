@@ -227,10 +227,10 @@ func TestReleasedLetterCanBeReplayedAgain(t *testing.T) {
 		c := clustertest.Connect(t, s, "n1")
 		id, err := c.StoreDeadLetter(t.Context(), letter("t", "charge", "pay", messages.ReasonFailure))
 		require.NoError(t, err)
-		require.ErrorIs(t, c.ReleaseDeadLetter(t.Context(), id), messages.ErrConflict)
+		require.ErrorIs(t, c.ReleaseDeadLetter(t.Context(), id, "ann"), messages.ErrConflict)
 		first, err := c.ReplayDeadLetter(t.Context(), id, "ann")
 		require.NoError(t, err)
-		require.NoError(t, c.ReleaseDeadLetter(t.Context(), id))
+		require.NoError(t, c.ReleaseDeadLetter(t.Context(), id, "ann"))
 		time.Sleep(3 * time.Minute)
 		second, err := c.ReplayDeadLetter(t.Context(), id, "bob")
 		require.NoError(t, err)
@@ -239,6 +239,40 @@ func TestReleasedLetterCanBeReplayedAgain(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, cluster.DeadLetterCounts{Stored: 1, Leased: 1}, n)
 	})
+}
+
+func TestDiscardedLetterIsNotReplayed(t *testing.T) {
+	s := clustertest.Server(t, clustertest.NoListen())
+	c := clustertest.Connect(t, s, "n1")
+	id, err := c.StoreDeadLetter(t.Context(), letter("t", "charge", "pay", messages.ReasonFailure))
+	require.NoError(t, err)
+	require.ErrorIs(t, c.DiscardDeadLetter(t.Context(), id, "", ""), messages.ErrInvalid)
+	require.ErrorContains(t, c.DiscardDeadLetter(t.Context(), id, "", ""), "reason is")
+	require.ErrorIs(t, c.DiscardDeadLetter(t.Context(), "nobody", "ann", "x"), messages.ErrNotFound)
+	require.ErrorIs(t, c.ReleaseDeadLetter(t.Context(), "nobody", "ann"), messages.ErrNotFound)
+	require.NoError(t, c.DiscardDeadLetter(t.Context(), id, "ann", "the order is gone"))
+	require.ErrorIs(t, c.DiscardDeadLetter(t.Context(), id, "bob", "again"), messages.ErrConflict)
+	require.ErrorIs(t, c.ResolveDeadLetter(t.Context(), id, messages.Success, ""), messages.ErrConflict)
+	_, err = c.ReplayDeadLetter(t.Context(), id, "bob")
+	require.ErrorContains(t, err, "it is discarded, by ann")
+	info, err := c.DeadLetter(t.Context(), id)
+	require.NoError(t, err)
+	require.Equal(t, "the order is gone", info.Why)
+	n, err := c.DeadLetterCounts(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, cluster.DeadLetterCounts{Stored: 1, Discarded: 1}, n)
+	require.NoError(t, c.ReleaseDeadLetter(t.Context(), id, "bob"))
+	_, err = c.ReplayDeadLetter(t.Context(), id, "bob")
+	require.NoError(t, err)
+
+	var kinds []messages.Kind
+	told, stop := context.WithCancel(t.Context())
+	require.NoError(t, c.Events(told, messages.EventFilter{From: 1}, func(e messages.Event) {
+		if kinds = append(kinds, e.Kind); len(kinds) == 3 {
+			stop()
+		}
+	}))
+	require.Equal(t, []messages.Kind{messages.DeadLetterDiscarded, messages.DeadLetterReleased, messages.DeadLetterReplayed}, kinds)
 }
 
 func TestMalformedDeadLetterIsListed(t *testing.T) {
@@ -267,7 +301,7 @@ func TestAReplayIsStoredWhateverMessageIDsThereAre(t *testing.T) {
 		_, err = c.ReplayDeadLetter(t.Context(), id, "ann")
 		require.NoError(t, err)
 		require.EqualValues(t, n+2, tasksLeft(t, js))
-		require.NoError(t, c.ReleaseDeadLetter(t.Context(), id))
+		require.NoError(t, c.ReleaseDeadLetter(t.Context(), id, "ann"))
 	}
 }
 

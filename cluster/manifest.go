@@ -47,8 +47,8 @@ func (c Config) manifest(n names) []jetstream.StreamConfig {
 	results := stream(n.results, "Forseti: the latest result of each task", "result.*")
 	results.MaxMsgsPerSubject, results.MaxAge = 1, c.ResultMaxAge
 
-	dlq := stream(n.dlq, "Forseti: dead letters", "dlq.*.*.*") // pipeline, reason, id
-	dlq.MaxAge = c.DeadLetterMaxAge
+	dlq := stream(n.dlq, "Forseti: dead letters", "dlq.*.*.*")         // pipeline, reason, id
+	dlq.Discard, dlq.MaxAge = jetstream.DiscardNew, c.DeadLetterMaxAge // when it is full, tasks wait: no letter makes room for another
 
 	events := stream(n.events, "Forseti: events", "event.>")
 	events.MaxAge, events.MaxBytes = c.EventMaxAge, c.EventMaxBytes

@@ -14,9 +14,9 @@ import (
 // letterState is what the state bucket holds of a dead letter. A letter without one is pending; so is one
 // whose lease was given back.
 //
-//	pending ──replay──► leased ──the task's end──► resolved
-//	   ▲                  │
-//	   └──── release ─────┘
+//	discarded ◄──discard── pending ──replay──► leased ──the task's end──► resolved
+//	    │                   ▲  ▲                 │
+//	    └───── release ─────┘  └──── release ────┘
 type letterState struct {
 	State   messages.DeadLetterState `json:"state"`
 	By      string                   `json:"by,omitempty"`
@@ -25,6 +25,7 @@ type letterState struct {
 	Nonce   string                   `json:"nonce,omitempty"` // whose write it was, when an answer got lost
 	Outcome messages.Outcome         `json:"outcome,omitempty"`
 	NewID   string                   `json:"new_id,omitempty"`
+	Reason  string                   `json:"reason,omitempty"` // why it was discarded
 
 	revision uint64
 }
@@ -58,6 +59,7 @@ func (c *Cluster) ReplayDeadLetter(ctx context.Context, id, by string) (messages
 	}
 	t, err := c.sendReplay(ctx, info.Letter.Task(by), lease.Nonce)
 	if err == nil {
+		c.tellOfLetter(ctx, messages.DeadLetterReplayed, id, by, fmt.Sprintf("task %s, replay %d", t.ID, t.Replay))
 		return t, nil
 	}
 	if errors.Is(err, errNotSent) || unsent(err) {
@@ -82,6 +84,18 @@ func (c *Cluster) sendReplay(ctx context.Context, t messages.Task, nonce string)
 		return t, fmt.Errorf("%w: %w: the server knows the message id", errNotSent, messages.ErrUnavailable)
 	}
 	return sent, err
+}
+
+// CanReplay says why a letter cannot be replayed: [messages.ErrInvalid] if it never can, [messages.ErrConflict] if it is not
+// pending now.
+func CanReplay(info *DeadLetterInfo) error {
+	if err := replayable(&info.Letter); err != nil {
+		return err
+	}
+	if info.State != messages.Pending {
+		return fmt.Errorf("%w: it is %s, by %s", messages.ErrConflict, info.State, info.By)
+	}
+	return nil
 }
 
 func replayable(d *messages.DeadLetter) error {
@@ -119,11 +133,41 @@ func (c *Cluster) leaseLetter(ctx context.Context, id, by string) (mine letterSt
 	return mine, nil
 }
 
-// ReleaseDeadLetter makes a leased letter pending again, for an operator who knows that its replay came to
-// nothing. If it did not, the task may run twice. A letter that is not leased is [messages.ErrConflict].
-func (c *Cluster) ReleaseDeadLetter(ctx context.Context, id string) error {
-	s, err := c.letterState(ctx, id)
-	if err == nil && s.State != messages.Leased {
+// DiscardDeadLetter says that a pending letter will not be replayed: who decides that, and why, in at most
+// [messages.MaxErrorLen] bytes. The letter stays, for as long as letters are kept, and ReleaseDeadLetter makes it pending
+// again. One that is not pending is [messages.ErrConflict].
+func (c *Cluster) DiscardDeadLetter(ctx context.Context, id, by, reason string) error {
+	var errs []error
+	if by == "" || len(by) > messages.MaxIDLen {
+		errs = append(errs, &messages.FieldError{Field: "by", Value: by, Allowed: "who decides it, in 1 to 256 bytes"})
+	}
+	if reason == "" || len(reason) > messages.MaxErrorLen {
+		errs = append(errs, &messages.FieldError{Field: "reason", Value: reason, Allowed: fmt.Sprintf("why, in 1 to %d bytes", messages.MaxErrorLen)})
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	s, err := c.knownState(ctx, id)
+	if err == nil && s.of() != messages.Pending {
+		err = fmt.Errorf("%w: it is %s, by %s", messages.ErrConflict, s.State, s.By)
+	}
+	if err == nil {
+		now := letterState{State: messages.Discarded, By: by, At: time.Now().UTC(), Node: c.cfg.Node, Reason: reason, revision: s.revision}
+		_, err = c.putLetterState(ctx, id, now)
+	}
+	if err != nil {
+		return fmt.Errorf("discarding dead letter %s: %w", id, err)
+	}
+	c.tellOfLetter(ctx, messages.DeadLetterDiscarded, id, by, reason)
+	return nil
+}
+
+// ReleaseDeadLetter makes a leased letter pending again, on behalf of by, who knows that its replay came to nothing. If it
+// did not, the task may run twice. It also takes back what [Cluster.DiscardDeadLetter] did. A letter in another state is
+// [messages.ErrConflict], and one that is not there [messages.ErrNotFound].
+func (c *Cluster) ReleaseDeadLetter(ctx context.Context, id, by string) error {
+	s, err := c.knownState(ctx, id)
+	if err == nil && s.State != messages.Leased && s.State != messages.Discarded {
 		err = fmt.Errorf("%w: it is %s", messages.ErrConflict, s.of())
 	}
 	if err == nil {
@@ -132,7 +176,27 @@ func (c *Cluster) ReleaseDeadLetter(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("release of dead letter %s: %w", id, err)
 	}
+	c.tellOfLetter(ctx, messages.DeadLetterReleased, id, by, fmt.Sprintf("it was %s", s.State))
 	return nil
+}
+
+// knownState reads the state of a letter that exists.
+func (c *Cluster) knownState(ctx context.Context, id string) (letterState, error) {
+	s, err := c.letterState(ctx, id)
+	if err == nil && s.State == "" {
+		_, err = c.lastLetter(ctx, id)
+	}
+	return s, err
+}
+
+// tellOfLetter tells all observers what an operator did. What was done stays done when that fails.
+func (c *Cluster) tellOfLetter(ctx context.Context, kind messages.Kind, id, by, why string) {
+	ctx, cancel := bounded(context.WithoutCancel(ctx))
+	defer cancel()
+	e := messages.Event{Kind: kind, Source: "dead-letters", Reason: by + ": " + why, Data: messages.DeadLetterRef{ID: id}}
+	if err := c.PublishEvent(ctx, e); err != nil {
+		c.log.Warn("event not published", "kind", kind, "dead_letter", id, "error", err)
+	}
 }
 
 // ResolveDeadLetter records how the replay of a leased letter ended, and the letter it left if it failed.
@@ -145,11 +209,11 @@ func (c *Cluster) ResolveDeadLetter(ctx context.Context, id string, outcome mess
 			return fmt.Errorf("dead letter %s: %w", id, err)
 		case s.State == messages.Resolved:
 			return nil
-		case s.of() == messages.Pending:
+		case s.State != messages.Leased:
 			if _, err := c.DeadLetter(ctx, id); err != nil {
 				return err
 			}
-			return fmt.Errorf("dead letter %s: %w: it is pending", id, messages.ErrConflict)
+			return fmt.Errorf("dead letter %s: %w: it is %s", id, messages.ErrConflict, s.of())
 		}
 		s.State, s.At, s.Outcome, s.NewID = messages.Resolved, time.Now().UTC(), outcome, newID
 		if _, err = c.putLetterState(ctx, id, s); err == nil {

@@ -263,12 +263,13 @@ func DecodeDeadLetter(h Header, body []byte) (DeadLetter, error) {
 	return d, errors.Join(r.errs...)
 }
 
-// DeadLetterState says where a dead letter stands. Stored letters = pending + leased + resolved.
+// DeadLetterState says where a dead letter stands. Stored letters = pending + leased + resolved + discarded.
 type DeadLetterState string
 
 // The states of version 1.
 const (
-	Pending  DeadLetterState = "pending"  // waits for somebody to replay it
-	Leased   DeadLetterState = "leased"   // was replayed, the outcome is not known yet
-	Resolved DeadLetterState = "resolved" // its replay ended; if it failed, a newer letter is pending
+	Pending   DeadLetterState = "pending"   // waits for somebody to replay it
+	Leased    DeadLetterState = "leased"    // was replayed, the outcome is not known yet
+	Resolved  DeadLetterState = "resolved"  // its replay ended; if it failed, a newer letter is pending
+	Discarded DeadLetterState = "discarded" // somebody decided that it will not be replayed, and said why
 )

@@ -22,6 +22,8 @@ const (
 	DeadLetterStored     Kind = "deadletter.stored"
 	DeadLetterLost       Kind = "deadletter.lost" // no sink took it; the text says why
 	DeadLetterReplayed   Kind = "deadletter.replayed"
+	DeadLetterDiscarded  Kind = "deadletter.discarded"
+	DeadLetterReleased   Kind = "deadletter.released"
 	DeadLetterRefused    Kind = "deadletter.refused" // its sink will never take it: the spool has set it aside
 	SpoolUsed            Kind = "spool.used"         // letters go to the spool: their sink does not take them, or not fast enough
 	SpoolDrained         Kind = "spool.drained"      // the last one has left

@@ -46,6 +46,8 @@ var eventKinds = []KindInfo{
 	with[DeadLetterRef](DeadLetterStored, 1, "A sink stored a dead letter; the reason is why the call ended."),
 	with[DeadLetterRef](DeadLetterLost, 1, "No sink took a dead letter; the reason says why."),
 	with[DeadLetterRef](DeadLetterReplayed, 1, "A dead letter was sent again as a task."),
+	with[DeadLetterRef](DeadLetterDiscarded, 1, "An operator will not have a dead letter replayed; the reason is theirs."),
+	with[DeadLetterRef](DeadLetterReleased, 1, "An operator made a leased or discarded dead letter pending again."),
 	with[DeadLetterRef](DeadLetterRefused, 1, "A sink will never take a dead letter; it was set aside, and the reason says why."),
 	without(SpoolUsed, 1, "A sink does not take dead letters, or not fast enough: they go to the spool."),
 	without(SpoolDrained, 1, "The spool is empty again."),

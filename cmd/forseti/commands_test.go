@@ -203,7 +203,9 @@ func TestDeadLetterIsReleased(t *testing.T) {
 	id := i.letters(t)[0].Letter.ID
 	bad(t, exitConflict, "it is pending", "dlq", "release", id, "--nats", i.nats)
 	good(t, "kill", "on", "--reason", "so that the replay waits", "--wait", "--nats", i.nats)
-	good(t, "dlq", "replay", id, "--nats", i.nats)
+	bad(t, exitRefused, "the kill switch blocks global: so that the replay waits", "dlq", "replay", id, "--nats", i.nats)
+	bad(t, exitNotFound, "dead letter nope: not found", "dlq", "release", "nope", "--nats", i.nats)
+	good(t, "dlq", "replay", id, "--force", "--nats", i.nats)
 	golden(t, "dlq_release.json", good(t, "dlq", "release", id, "--nats", i.nats, "-o", "json"))
 	require.Equal(t, messages.Pending, i.letters(t)[0].State)
 }

@@ -15,10 +15,11 @@ import (
 )
 
 func newDeadLetterCommand() *cobra.Command {
-	cmd := parent(&cobra.Command{Use: "dlq", Short: "List, count, show and replay dead letters, and give back leases"})
+	cmd := parent(&cobra.Command{Use: "dlq", Short: "List, count, show, replay and discard dead letters"})
 	var client clientFlags
 	client.bind(cmd.PersistentFlags())
-	cmd.AddCommand(newLettersCommand(&client), newLetterStatsCommand(&client), newLetterCommand(&client), newReplayCommand(&client), newReleaseCommand(&client))
+	cmd.AddCommand(newLettersCommand(&client), newLetterStatsCommand(&client), newLetterCommand(&client), newReplayCommand(&client),
+		newDiscardCommand(&client), newReleaseCommand(&client))
 	return cmd
 }
 
@@ -48,34 +49,12 @@ func newLettersCommand(client *clientFlags) *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar((*string)(&filter.State), "state", "", "only those `pending`, leased or resolved")
+	flags.StringVar((*string)(&filter.State), "state", "", "only those `pending`, leased, resolved or discarded")
 	flags.StringVar(&filter.Pipeline, "pipeline", "", "only those of a pipeline, by `name`")
 	flags.StringVar(&filter.Reason, "reason", "", "only those with a `reason`: failure, timeout, rejected-by-breaker, ...")
 	flags.StringVar(&expression, "filter", "", "only those that a `condition` chooses")
 	flags.IntVar(&filter.Limit, "limit", cluster.DefaultDeadLetterLimit, "show so many at most")
 	return cmd
-}
-
-func newReleaseCommand(client *clientFlags) *cobra.Command {
-	return &cobra.Command{
-		Use: "release ID", Short: "Make a leased dead letter pending again", Args: cobra.ExactArgs(1),
-		Long: `Make a leased dead letter pending again. A letter is leased from the moment it is replayed until its task has ended; it
-stays so if whoever replayed it died in between. Look first whether the replay has a result: if it still runs, replaying
-it again makes it run twice.`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return client.run(cmd, func(ctx context.Context, s *session) error {
-				ctx, cancel := s.bounded(ctx)
-				defer cancel()
-				if err := s.ReleaseDeadLetter(ctx, args[0]); err != nil {
-					return tryTo(err, "forseti dlq show "+args[0])
-				}
-				if s.json {
-					return s.document(map[string]string{"id": args[0], "state": string(messages.Pending)})
-				}
-				return s.fields("letter", args[0], "state", string(messages.Pending))
-			})
-		},
-	}
 }
 
 func (s *session) letters(letters []cluster.DeadLetterInfo, limit int) error {
@@ -138,6 +117,10 @@ func (s *session) letter(info *cluster.DeadLetterInfo, body bool) error {
 	if info.By != "" {
 		replay = "by " + cell(info.By, 80) + " at " + stamp(info.ChangedAt)
 	}
+	discarded := ""
+	if info.State == messages.Discarded {
+		discarded, replay = replay+": "+cell(info.Why, messages.MaxErrorLen), ""
+	}
 	truncated := ""
 	if d.Truncated {
 		truncated = " (cut: cannot be replayed)"
@@ -147,7 +130,7 @@ func (s *session) letter(info *cluster.DeadLetterInfo, body bool) error {
 		redacted = cell(strings.Join(d.Redacted, ", "), messages.MaxErrorLen) + " (cannot be replayed)"
 	}
 	err := s.fields(
-		"id", d.ID, "state", string(info.State), "replayed", replay, "replay ended", string(info.Outcome), "newer letter", info.NewID,
+		"id", d.ID, "state", string(info.State), "discarded", discarded, "replayed", replay, "replay ended", string(info.Outcome), "newer letter", info.NewID,
 		"task", cell(d.TaskID, messages.MaxIDLen), "type", d.Type, "pipeline", d.Pipeline, "node", d.Node,
 		"reason", cell(d.Reason, 64), "outcome", string(d.Outcome), "error", cell(d.Error, messages.MaxErrorLen), "error type", cell(d.ErrorType, 80),
 		"attempts", fmt.Sprint(d.Attempts), "attempt errors", cell(strings.Join(d.AttemptErrors, "; "), messages.MaxErrorLen),
@@ -192,6 +175,7 @@ type letterView struct {
 	Origin        originView               `json:"origin"`
 	Replay        int                      `json:"replay,omitempty"`
 	Replayed      *replayedView            `json:"replayed,omitempty"`
+	Discarded     *discardedView           `json:"discarded,omitempty"`
 	Context       map[string]any           `json:"context,omitempty"`
 	ContentType   string                   `json:"content_type,omitempty"`
 	TraceParent   string                   `json:"traceparent,omitempty"`
@@ -218,6 +202,13 @@ type replayedView struct {
 	NewID   string           `json:"new_id,omitempty"`
 }
 
+// discardedView says who will not have a letter replayed, and why.
+type discardedView struct {
+	By     string    `json:"by"`
+	At     time.Time `json:"at"`
+	Reason string    `json:"reason"`
+}
+
 func viewLetter(info *cluster.DeadLetterInfo, body bool) letterView {
 	d := &info.Letter
 	v := letterView{
@@ -239,7 +230,10 @@ func viewLetter(info *cluster.DeadLetterInfo, body bool) letterView {
 	for name, value := range d.Context.Extra {
 		v.Context["x-"+name] = value
 	}
-	if info.By != "" {
+	switch {
+	case info.State == messages.Discarded:
+		v.Discarded = &discardedView{By: info.By, At: info.ChangedAt, Reason: info.Why}
+	case info.By != "":
 		v.Replayed = &replayedView{By: info.By, At: info.ChangedAt, Outcome: info.Outcome, NewID: info.NewID}
 	}
 	switch {

@@ -10,43 +10,80 @@ import (
 
 	"github.com/forseti-go/forseti/cluster"
 	"github.com/forseti-go/forseti/messages"
+	"github.com/forseti-go/forseti/sinks/deadletters"
 )
 
 // replayFlags are those of `forseti dlq replay`.
 type replayFlags struct {
-	by               string
-	pipeline, reason string
-	all, wait        bool
+	by, pipeline, reason, filter string
+	all, wait, dryRun, force     bool
+	most, canary                 int
+	rate                         float64
+	chosen                       *deadletters.Filter
 }
 
 func newReplayCommand(client *clientFlags) *cobra.Command {
 	var f replayFlags
 	cmd := &cobra.Command{
-		Use: "replay ID... | --all", Short: "Send the tasks of dead letters again",
+		Use: "replay ID... | --all | --filter CONDITION", Short: "Send the tasks of dead letters again",
 		Long: `Send the tasks of dead letters again: the same id and body, the next replay number, no deadline. A letter that
-somebody else replays already is a conflict (5). --all takes what is pending when the command starts.
+somebody else replays already is a conflict (5). --all and --filter take what is pending when the command starts, the oldest
+first; what fails again leaves a new letter, which is not taken. A command that was interrupted can be given again: letters
+that it sent are no longer pending.
 
-With --wait the results are waited for, each until --timeout, and a task that ended badly again makes the exit status 1.`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if f.all == (len(args) > 0) {
-				return errors.New("want ids of dead letters, or --all")
-			}
-			if !f.all && f.pipeline+f.reason != "" {
-				return errors.New("--pipeline and --reason narrow --all")
-			}
-			return nil
-		},
+What the kill switch blocks is refused (4), unless --force leaves its tasks in the stream until the block ends. Behind an open
+breaker they wait there in any case.
+
+--canary sends some and waits for their results; the others follow when all of those ended well. With --wait all results
+are waited for, each until --timeout. A task that ended badly again makes the exit status 1.
+
+` + filterHelp,
+		Example: `  forseti dlq replay --filter 'pipeline = charge and error ~ "connection refused"' --canary 5 --rate 20
+  forseti dlq replay --all --dry-run`,
+		Args: func(_ *cobra.Command, args []string) error { return f.check(args) },
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return client.run(cmd, func(ctx context.Context, s *session) error { return f.run(ctx, s, args) })
 		},
 	}
 	flags := cmd.Flags()
 	flags.BoolVar(&f.all, "all", false, "all that are pending")
+	flags.StringVar(&f.filter, "filter", "", "all pending ones that a `condition` chooses")
 	flags.StringVar(&f.pipeline, "pipeline", "", "with --all: only those of a pipeline, by `name`")
 	flags.StringVar(&f.reason, "reason", "", "with --all: only those with a `reason`")
+	flags.IntVar(&f.most, "max", 0, "so many at most; 0: all of them")
+	flags.IntVar(&f.canary, "canary", 0, "send so many first, and the others if those end well")
+	flags.Float64Var(&f.rate, "rate", 0, "send so many a second at most; 0: as fast as it goes")
+	flags.BoolVar(&f.dryRun, "dry-run", false, "only say which would be sent, and which cannot be")
+	flags.BoolVar(&f.force, "force", false, "send what the kill switch blocks")
 	flags.BoolVar(&f.wait, "wait", false, "wait for the results")
 	byFlag(cmd, &f.by)
 	return cmd
+}
+
+// check tells what is wrong with the command line, all at once.
+func (f *replayFlags) check(args []string) error {
+	var errs []error
+	chosen := f.all || f.filter != ""
+	if chosen == (len(args) > 0) {
+		errs = append(errs, errors.New("want ids of dead letters, or --all, or --filter"))
+	}
+	if !f.all && f.pipeline+f.reason != "" {
+		errs = append(errs, errors.New("--pipeline and --reason narrow --all"))
+	}
+	if f.most < 0 {
+		errs = append(errs, fmt.Errorf("--max is %d: want 0 or more", f.most))
+	}
+	if f.canary < 0 {
+		errs = append(errs, fmt.Errorf("--canary is %d: want 0 or more", f.canary))
+	}
+	if !(f.rate >= 0 && f.rate <= 1e6) {
+		errs = append(errs, fmt.Errorf("--rate is %v: want 0 to 1000000", f.rate))
+	}
+	var err error
+	if f.chosen, err = parseFilter(f.filter); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // replayView is what `forseti dlq replay -o json` prints of a letter.
@@ -60,20 +97,47 @@ type replayView struct {
 	NewID   string           `json:"new_id,omitempty"` // the letter it left if it failed again
 }
 
-func (f *replayFlags) run(ctx context.Context, s *session, ids []string) error {
-	if f.all {
-		var err error
-		if ids, err = f.pending(ctx, s); err != nil {
+func (f *replayFlags) run(ctx context.Context, s *session, ids []string) (err error) {
+	if f.all || f.filter != "" {
+		if ids, err = s.pendingBy(ctx, cluster.DeadLetterFilter{Pipeline: f.pipeline, Reason: f.reason}, f.chosen, f.most); err != nil {
 			return err
 		}
 	}
+	if f.dryRun {
+		return f.preview(ctx, s, ids)
+	}
+	done := make([]replayView, 0, len(ids))
+	var errs []error
+	if first := min(f.canary, len(ids)); first > 0 {
+		done, errs = f.send(ctx, s, ids[:first], true)
+		if err := worst(errs); err != nil {
+			s.note("the canary did not end well: %d letters stay pending", len(ids)-first)
+			return errors.Join(f.print(s, done), err)
+		}
+		ids = ids[first:]
+	}
+	more, rest := f.send(ctx, s, ids, f.wait)
+	return errors.Join(f.print(s, append(done, more...)), worst(append(errs, rest...)))
+}
+
+// send replays letters at the rate, and waits for what becomes of them, if it shall.
+func (f *replayFlags) send(ctx context.Context, s *session, ids []string, wait bool) ([]replayView, []error) {
 	done, errs := make([]replayView, len(ids)), make([]error, len(ids))
+	begin, blocks := time.Now(), killBlocks{}
 	for i, id := range ids {
-		done[i], errs[i] = f.replay(ctx, s, id)
+		if f.rate > 0 {
+			due := time.NewTimer(time.Until(begin.Add(time.Duration(float64(i) / f.rate * float64(time.Second)))))
+			select {
+			case <-due.C:
+			case <-ctx.Done(): // what is left fails at once, and stays pending
+			}
+			due.Stop()
+		}
+		done[i], errs[i] = f.replay(ctx, s, id, &blocks)
 		s.progress("replayed", i+1, len(ids))
 	}
 	for i := range done {
-		if !f.wait {
+		if !wait {
 			break
 		}
 		if done[i].Sent {
@@ -81,32 +145,89 @@ func (f *replayFlags) run(ctx context.Context, s *session, ids []string) error {
 		}
 		s.progress("ended", i+1, len(ids))
 	}
-	return errors.Join(f.print(s, done), worst(errs))
+	return done, errs
 }
 
-// pending lists what is pending now. What fails again while this runs is not taken a second time.
-func (f *replayFlags) pending(ctx context.Context, s *session) ([]string, error) {
-	filter := cluster.DeadLetterFilter{State: messages.Pending, Pipeline: f.pipeline, Reason: f.reason, Limit: 1000}
-	for ids := []string(nil); ; {
-		page, cancel := s.bounded(ctx)
-		letters, err := s.DeadLetters(page, filter)
-		cancel()
+// preview says what would be done.
+func (f *replayFlags) preview(ctx context.Context, s *session, ids []string) error {
+	var blocks killBlocks
+	return s.decide(ids, messages.Leased, "sent", true, func(id string) error {
+		ctx, cancel := s.bounded(ctx)
+		defer cancel()
+		info, err := s.DeadLetter(ctx, id)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		for _, l := range letters {
-			ids = append(ids, l.Letter.ID)
-			filter.After = l.Letter.Sequence
+		if err := cluster.CanReplay(&info); err != nil {
+			return fmt.Errorf("dead letter %s: %w", id, err)
 		}
-		if len(letters) < filter.Limit {
-			return ids, nil
-		}
-	}
+		return f.allowed(ctx, s, &info, &blocks)
+	})
 }
 
-func (f *replayFlags) replay(ctx context.Context, s *session, id string) (replayView, error) {
+// killBlocks are the blocks in force; they are read again after a while.
+type killBlocks struct {
+	states []messages.KillState
+	until  time.Time
+}
+
+const blocksAge = 2 * time.Second
+
+// allowed refuses a letter whose task the kill switch would not let run.
+func (f *replayFlags) allowed(ctx context.Context, s *session, info *cluster.DeadLetterInfo, b *killBlocks) error {
+	if f.force {
+		return nil
+	}
+	now := time.Now()
+	if now.After(b.until) {
+		states, err := s.KillStates(ctx)
+		if err != nil {
+			return err
+		}
+		b.states, b.until = states, now.Add(blocksAge)
+	}
+	for i := range b.states {
+		k := &b.states[i]
+		if !k.Active(now) || k.Mode != messages.KillBlock || !covers(k.Scope, &info.Letter) {
+			continue
+		}
+		err := fmt.Errorf("dead letter %s: the kill switch blocks %s: %s: %w", info.Letter.ID, k.Scope, k.Reason, messages.ErrKillSwitch)
+		return &failure{err: err, code: exitRefused, try: "forseti kill status, or --force to leave the task in the stream until the block ends"}
+	}
+	return nil
+}
+
+// covers reports whether a scope is one of the letter's task.
+func covers(scope messages.Scope, d *messages.DeadLetter) bool {
+	kind, value := scope.Split()
+	switch kind {
+	case messages.ScopeGlobal:
+		return true
+	case messages.ScopePipeline:
+		return value == d.Pipeline
+	case messages.ScopeType, messages.ScopeTasks:
+		return value == d.Type
+	case messages.ScopeTier:
+		return value == string(d.Context.Tier)
+	case messages.ScopeRegion:
+		return value == d.Context.Region
+	case messages.ScopeDomain:
+		return value == d.Context.Domain
+	case messages.ScopeTenant:
+		return value == d.Context.Tenant
+	}
+	return false
+}
+
+func (f *replayFlags) replay(ctx context.Context, s *session, id string, blocks *killBlocks) (replayView, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
+	info, err := s.DeadLetter(ctx, id)
+	if err == nil {
+		if err := f.allowed(ctx, s, &info, blocks); err != nil {
+			return replayView{ID: id, Error: oneLine(err)}, err
+		}
+	}
 	t, err := s.ReplayDeadLetter(ctx, id, f.by)
 	if err != nil {
 		return replayView{ID: id, Error: oneLine(err)}, tryTo(err, "forseti dlq show "+id)
