@@ -270,6 +270,8 @@ func (f *replayFlags) print(s *session, done []replayView) error {
 	if err := s.table([]string{"ID", "TASK", "REPLAY", "ERROR"}, rows); err != nil {
 		return err
 	}
-	s.note("%s", fmt.Sprintf("%d of %d replayed", sent, len(done)))
+	if sent == len(done) || len(done) > 1 { // or else the error says it
+		s.note("%d of %d replayed", sent, len(done))
+	}
 	return nil
 }
