@@ -10,6 +10,9 @@ import (
 // SeeCancellation hands an order to the runtime as the cluster's watch does.
 func SeeCancellation(rt *Runtime, o messages.Cancellation) { rt.canceled.order(o) }
 
+// CrashAt has f called at every step of a task's way through a node.
+func CrashAt(f func(step string)) { fault = f }
+
 // MetricsTable is the table of METRICS.md.
 func MetricsTable() string {
 	var b strings.Builder

@@ -17,6 +17,15 @@ import (
 	"github.com/forseti-go/forseti/sinks"
 )
 
+// fault is called at the steps between which a crash must lose nothing; tests crash there. It is nil otherwise.
+var fault func(step string)
+
+func step(name string) {
+	if fault != nil {
+		fault(name)
+	}
+}
+
 // settleWait bounds the storing of a task's end; what fails within it is tried again with the task's next delivery.
 const settleWait = 30 * time.Second
 
@@ -35,6 +44,7 @@ type taskRun struct {
 // begin decides whether the task runs at all, and runs it.
 func (r *taskRun) begin() {
 	t := &r.d.Task
+	step("received")
 	if r.p.Paused(t.Type) { // it was asked for before the order came
 		r.refused.Add(1)
 		r.refusals.count(t.Sequence)
@@ -185,6 +195,7 @@ func (r *taskRun) over(ctx context.Context) (bool, error) {
 
 // ended settles what the pipeline made of the task.
 func (r *taskRun) ended(res actors.Result[any], cause error) {
+	step("returned")
 	r.addEarlier(&res)
 	if !res.Outcome.Good() && errors.Is(res.Err, messages.ErrStopped) && r.rt.isDraining() {
 		r.giveBack(0) // it met what is being shut down here: another node shall have it
@@ -322,6 +333,7 @@ func (r *taskRun) store(record messages.TaskResult, letter *messages.DeadLetter)
 	if letter != nil && !r.keep(ctx, letter) {
 		return
 	}
+	step("before the result")
 	_, err := r.rt.cluster.PublishResult(ctx, record, &r.d.Task)
 	if errors.Is(err, messages.ErrInvalid) && record.Outcome.Good() { // the value is too large to be stored
 		r.end(actors.Result[any]{Outcome: messages.Failure, Err: fmt.Errorf("result: %w", err), Attempts: record.Attempts, Duration: record.Duration}, messages.ReasonUnserialised)
@@ -332,6 +344,7 @@ func (r *taskRun) store(record messages.TaskResult, letter *messages.DeadLetter)
 		r.giveBack(time.Second)
 		return
 	}
+	step("result stored")
 	r.finish(ctx, &record)
 }
 
@@ -343,6 +356,7 @@ func (r *taskRun) keep(ctx context.Context, letter *messages.DeadLetter) bool {
 		return false
 	}
 	if err == nil {
+		step("before the dead letter")
 		_, err = r.rt.cluster.StoreDeadLetter(ctx, *letter)
 	}
 	if err != nil {
@@ -350,6 +364,7 @@ func (r *taskRun) keep(ctx context.Context, letter *messages.DeadLetter) bool {
 		r.giveBack(time.Second)
 		return false
 	}
+	step("dead letter stored")
 	r.letters.Add(1)
 	r.rt.sys.Publish(messages.Event{
 		Kind: messages.DeadLetterStored, Pipeline: letter.Pipeline, Source: sinks.DeadLettersName, Reason: letter.Reason,
@@ -371,6 +386,7 @@ func (r *taskRun) finish(ctx context.Context, record *messages.TaskResult) {
 			return
 		}
 	}
+	step("before the ack")
 	r.ack(ctx)
 }
 
@@ -383,6 +399,7 @@ func (r *taskRun) ack(ctx context.Context) {
 	if err := r.d.Ack(ctx); err != nil {
 		r.problem("acknowledgement", err) // it may come again, and then ends at once: its result is known
 	}
+	step("acked")
 }
 
 func (r *taskRun) giveBack(delay time.Duration) {
@@ -390,9 +407,11 @@ func (r *taskRun) giveBack(delay time.Duration) {
 		return
 	}
 	defer r.free()
+	step("before giving back")
 	if err := r.d.Nak(delay); err != nil {
 		r.problem("giving back", err)
 	}
+	step("given back")
 }
 
 // free gives the slot back when nothing holds it any more, and lets the consumer know that there is room.
