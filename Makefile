@@ -8,10 +8,10 @@ STATIC  := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 MODULES := runtime/forsetigrpc cmd/forseti-bench
 each     = @set -e; for m in $(MODULES); do echo "$$m: $(1)"; (cd $$m && $(1)); done
 
-.PHONY: help demo build test quick check fmt bench gates soak fuzz golden cover clean
+.PHONY: help demo build test quick check fmt bench gates soak crash-test fuzz golden cover clean
 
 help: ## what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: build ## the whole story in under a minute: embedded NATS, a node, a payment service that breaks
 	@./bin/forseti demo
@@ -21,7 +21,7 @@ build: ## the forseti command, into bin/
 	@$(GO) build -trimpath -o bin/forseti ./cmd/forseti
 
 test: ## everything, race detector on; then allocations and bytes per key, which that detector would falsify
-	$(GO) test -race -timeout 10m ./...
+	$(GO) test -race -p 4 -timeout 10m ./...
 	$(GO) test -run 'Alloc|Bytes' ./actors/... ./runtime ./runtime/forsetihttp
 	$(call each,$(GO) test -race -timeout 5m ./...)
 	$(call each,$(GO) test -run Alloc ./...)
@@ -53,6 +53,10 @@ gates: ## our own hot paths: ns, bytes and allocations; serial, on all processor
 SOAKTIME ?= 10m
 soak: ## everything at once at full speed, for SOAKTIME: does anything grow, get lost, stay behind? drawn in soak.svg
 	@cd cmd/forseti-bench && $(GO) run ./soak -for $(SOAKTIME) -out ../../soak.svg
+
+crash-test: ## a node is killed, or stands still, at every step of a task; a checker reads NATS: half a minute
+	FORSETI_CRASH_TESTS=all $(GO) test ./runtime -run TestCrashAtAnyStepLosesNothing -count=1 -parallel 4 -v
+	$(GO) test ./cmd/forseti -run TestCrashLosesNothing -count=1 -v
 
 FUZZTIME ?= 30s
 fuzz: ## every decoder, FUZZTIME each
