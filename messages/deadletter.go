@@ -57,6 +57,7 @@ type DeadLetter struct {
 	ContentType    string
 	IdempotencyKey string
 	Priority       Priority // of the task, and of its replay
+	Schema         string   // the same: what its body should meet
 	Key            string   // the same: its ordering key
 	Reply          string
 	TraceParent    string // of the run that failed, if that was traced; otherwise of the task
@@ -101,7 +102,7 @@ func DeadLetterOf(t *Task) DeadLetter {
 	return DeadLetter{
 		ID: DeadLetterID(t), TaskID: t.ID, Type: t.Type,
 		OriginSubject: t.Subject, OriginStream: t.Stream, OriginSequence: t.Sequence,
-		ContentType: t.ContentType, IdempotencyKey: t.IdempotencyKey, Priority: t.Priority, Key: t.Key, Reply: t.Reply, TraceParent: t.TraceParent,
+		ContentType: t.ContentType, Schema: t.Schema, IdempotencyKey: t.IdempotencyKey, Priority: t.Priority, Key: t.Key, Reply: t.Reply, TraceParent: t.TraceParent,
 		TraceState: t.TraceState, Baggage: t.Baggage,
 		Replay: t.Replay, ReplayedBy: t.ReplayedBy, Context: t.Context, Body: t.Body,
 	}
@@ -115,7 +116,7 @@ func (d *DeadLetter) Task(who string) Task {
 		id = d.ID
 	}
 	return Task{
-		ID: id, Type: d.Type, Body: d.Body, ContentType: d.ContentType, IdempotencyKey: d.IdempotencyKey, Priority: d.Priority, Key: d.Key, Reply: d.Reply,
+		ID: id, Type: d.Type, Body: d.Body, ContentType: d.ContentType, Schema: d.Schema, IdempotencyKey: d.IdempotencyKey, Priority: d.Priority, Key: d.Key, Reply: d.Reply,
 		TraceParent: d.TraceParent, TraceState: d.TraceState, Baggage: d.Baggage, Context: d.Context, Replay: d.Replay + 1, DeadLetterID: d.ID, ReplayedBy: who, Subject: d.OriginSubject,
 	}
 }
@@ -176,6 +177,7 @@ func (d *DeadLetter) Encode() Header {
 	put(HeaderOriginStream, d.OriginStream)
 	put(HeaderOriginSeq, count(d.OriginSequence))
 	put(HeaderContentType, d.ContentType)
+	put(HeaderSchema, d.Schema)
 	put(HeaderIdempotencyKey, d.IdempotencyKey)
 	put(HeaderPriority, string(d.Priority))
 	put(HeaderKey, d.Key)
@@ -234,7 +236,7 @@ func DecodeDeadLetter(h Header, body []byte) (DeadLetter, error) {
 		Attempts: int(r.integer(HeaderAttempt, 0, 1<<31)), Duration: time.Duration(r.integer(HeaderDuration, 0, 1<<40)) * time.Millisecond,
 		Node: r.text(HeaderNode, MaxIDLen), FirstFailedAt: r.instant(HeaderFirstFailedAt), FailedAt: r.instant(HeaderFailedAt),
 		OriginSubject: r.text(HeaderOriginSubject, MaxErrorLen), OriginStream: r.text(HeaderOriginStream, MaxIDLen),
-		OriginSequence: uint64(r.integer(HeaderOriginSeq, 0, 1<<62)), ContentType: t.ContentType, IdempotencyKey: t.IdempotencyKey,
+		OriginSequence: uint64(r.integer(HeaderOriginSeq, 0, 1<<62)), ContentType: t.ContentType, Schema: t.Schema, IdempotencyKey: t.IdempotencyKey,
 		Priority: t.Priority, Key: t.Key, Reply: t.Reply, TraceParent: t.TraceParent, TraceState: t.TraceState, Baggage: t.Baggage, Replay: t.Replay, ReplayedBy: t.ReplayedBy, Context: t.Context,
 		Body: body, Truncated: h.Get(HeaderTruncated) == "true",
 	}

@@ -27,6 +27,7 @@ const (
 	HeaderReply          = "forseti-reply"
 	HeaderPriority       = "forseti-priority"
 	HeaderKey            = "forseti-key"
+	HeaderSchema         = "forseti-schema"
 	HeaderContentType    = "content-type"
 	HeaderTraceParent    = "traceparent"
 	HeaderTraceState     = "tracestate"

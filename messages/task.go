@@ -14,6 +14,7 @@ type Task struct {
 	Body []byte // any bytes; JSON unless ContentType says otherwise
 
 	ContentType    string
+	Schema         string // the name of the schema that the body meets, as charge/2; nodes that know schemas of the type check it
 	IdempotencyKey string
 	// Priority is high, low, or empty for normal. A task with a Key, at most 256 bytes, has none: those of one key are
 	// done one after the other, in the order in which they were stored, by nodes that handle the type in order. What
@@ -64,6 +65,7 @@ func DecodeTask(typ string, h Header, body []byte) (Task, error) {
 		Type:           typ,
 		Body:           body,
 		ContentType:    r.text(HeaderContentType, MaxIDLen),
+		Schema:         r.text(HeaderSchema, MaxIDLen),
 		IdempotencyKey: r.text(HeaderIdempotencyKey, MaxIDLen),
 		Priority:       Priority(r.text(HeaderPriority, MaxTokenLen)),
 		Key:            r.text(HeaderKey, MaxIDLen),
@@ -131,6 +133,7 @@ func (t *Task) Encode() Header {
 	put := func(name, value string) { h.Set(name, clean(value, MaxIDLen)) }
 	put(HeaderTaskID, t.ID)
 	put(HeaderContentType, t.ContentType)
+	put(HeaderSchema, t.Schema)
 	put(HeaderIdempotencyKey, t.IdempotencyKey)
 	put(HeaderPriority, string(t.Priority))
 	put(HeaderKey, t.Key)

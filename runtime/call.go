@@ -84,7 +84,7 @@ func (r *callRun) run() {
 func (r *callRun) decoded(ctx context.Context) (any, error) {
 	fn, err := r.prepared(&r.q.Task)
 	if err != nil {
-		return nil, messages.DeadLetterNow(fmt.Errorf("%s: %w", messages.ReasonMalformed, err))
+		return nil, messages.DeadLetterNow(fmt.Errorf("%s: %w", unfit(err), err))
 	}
 	return fn(ctx)
 }
@@ -105,7 +105,8 @@ func (r *callRun) ended(res actors.Result[any]) {
 
 func (r *callRun) unreadable(err error) {
 	r.malformed.Add(1)
-	r.tell(&actors.Result[any]{Outcome: messages.Failure, Err: fmt.Errorf("%s: %w", messages.ReasonMalformed, err)}, messages.ReasonMalformed)
+	reason := unfit(err)
+	r.tell(&actors.Result[any]{Outcome: messages.Failure, Err: fmt.Errorf("%s: %w", reason, err)}, reason)
 }
 
 // tell answers, once.

@@ -13,6 +13,15 @@ func SeeCancellation(rt *Runtime, o messages.Cancellation) { rt.canceled.order(o
 // CrashAt has f called at every step of a task's way through a node.
 func CrashAt(f func(step string)) { fault = f }
 
+// CheckSchema compiles a schema of the name s, and compares a body with it.
+func CheckSchema(schema, body []byte) error {
+	all, err := compileSchemas(map[string][]byte{"s": schema})
+	if err != nil {
+		return err
+	}
+	return all.check(&messages.Task{Schema: "s", Body: body})
+}
+
 // MetricsTable is the table of METRICS.md.
 func MetricsTable() string {
 	var b strings.Builder

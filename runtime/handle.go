@@ -38,6 +38,11 @@ type TaskConfig struct {
 	// Ordered takes the tasks with an ordering key, too, those of a key one after the other in the order in which they
 	// were stored; see [cluster.ConsumeConfig]. A task that is refused or put off holds up what follows in its partition.
 	Ordered bool
+	// Schemas are JSON Schemas (draft 2020-12) by the names that producers put into the header forseti-schema, as charge/2. A
+	// body that does not meet the one that it names, or names one that is not here, is not run: a stored task becomes a dead
+	// letter with the reason "schema", a call is answered by code 400. A task that names none is not checked. A schema may
+	// refer to its own $defs only. At most 64, of at most 1 MiB each; none by default.
+	Schemas map[string][]byte
 	// MaxDeliveries is how often a task may come before it is put aside as a dead letter: one that takes its node
 	// down with it must not do so for ever. Deliveries that a policy of this node refused do not count. Default 100.
 	MaxDeliveries int
@@ -122,6 +127,7 @@ type handler struct {
 	cfg      TaskConfig
 	p        *actors.Pipeline
 	prepare  func(messages.Task) (func(context.Context) (any, error), error)
+	schemas  schemas
 	refusals refusals
 	consumer atomic.Pointer[cluster.Consumer] // nil until it fetches
 
@@ -142,7 +148,11 @@ func (rt *Runtime) handle(cfg TaskConfig, p Pipeline, prepare func(messages.Task
 	if cfg.Concurrency < 0 {
 		return fmt.Errorf("task type %q: %w", cfg.Type, &messages.FieldError{Field: "Concurrency", Value: cfg.Concurrency, Allowed: "0 or more"})
 	}
-	h := &handler{rt: rt, cfg: cfg.withDefaults(), p: p.p, prepare: prepare}
+	known, err := compileSchemas(cfg.Schemas)
+	if err != nil {
+		return fmt.Errorf("task type %q: %w", cfg.Type, err)
+	}
+	h := &handler{rt: rt, cfg: cfg.withDefaults(), p: p.p, prepare: prepare, schemas: known}
 	if err := rt.claim(h); err != nil {
 		return fmt.Errorf("task type %q: %w", cfg.Type, err)
 	}

@@ -67,7 +67,8 @@ func (r *taskRun) begin() {
 	fn, err := r.prepared(t)
 	if err != nil {
 		r.malformed.Add(1)
-		r.end(r.refusal(messages.ReasonMalformed, err), messages.ReasonMalformed)
+		reason := unfit(err)
+		r.end(r.refusal(reason, err), reason)
 		return
 	}
 	ctx, stop := context.WithCancelCause(noted{r.rt.life, &r.notes})
@@ -111,13 +112,24 @@ func (r *taskRun) left() {
 	r.free()
 }
 
-// prepared decodes the body. The user's UnmarshalJSON may panic.
+// unfit is the reason that a task which could not be prepared ends with.
+func unfit(err error) string {
+	if _, ok := errors.AsType[*SchemaError](err); ok {
+		return messages.ReasonSchema
+	}
+	return messages.ReasonMalformed
+}
+
+// prepared checks and decodes the body. The user's UnmarshalJSON may panic.
 func (h *handler) prepared(t *messages.Task) (fn func(context.Context) (any, error), err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = &messages.PanicError{Value: v, Stack: debug.Stack()}
 		}
 	}()
+	if err := h.schemas.check(t); err != nil {
+		return nil, err
+	}
 	return h.prepare(*t)
 }
 

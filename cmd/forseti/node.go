@@ -26,6 +26,7 @@ type nodeFlags struct {
 	name, prefix string
 	tasks        []string
 	ordered      bool
+	schemas      []string
 	// The server of its own, or another one.
 	data, listen, nats                   string
 	tokenFile, user, passwordFile, creds string
@@ -69,6 +70,7 @@ what runs is aborted and goes back to the stream. A third one ends the process a
 	}
 	flags := cmd.Flags()
 	flags.StringArrayVar(&f.tasks, "task", nil, "`type=URL`: handle a task type by an HTTP handler; repeatable")
+	flags.StringArrayVar(&f.schemas, "schema", nil, "`name=file`: a JSON Schema that tasks name in the header "+messages.HeaderSchema+"; repeatable")
 	flags.BoolVar(&f.ordered, "ordered", false, "take tasks with an ordering key, too, those of one key one after the other")
 	flags.StringVar(&f.name, "name", hostToken(), "this node's `name`, unlike that of every other")
 	flags.StringVar(&f.prefix, "prefix", cluster.DefaultPrefix, "what all subjects start with")
@@ -139,6 +141,22 @@ func (f *nodeFlags) config(changed func(string) bool) (*nodeConfig, error) {
 	want(f.user == "" || f.tokenFile == "", "token-file", f.tokenFile, "a token or a user, not both")
 
 	cfg := &nodeConfig{admin: f.admin, drain: f.drain, quiet: f.quiet, spec: f.spec(), tasks: runtime.TaskConfig{AckWait: f.ackWait, MaxInFlight: 16 * f.concurrency, Ordered: f.ordered}}
+	for _, arg := range f.schemas {
+		name, file, ok := strings.Cut(arg, "=")
+		if !ok || name == "" || file == "" {
+			errs = append(errs, usageError("--schema is %q: want name=file", cell(arg, 80)))
+			continue
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			errs = append(errs, usageError("--schema %s: %w", name, err))
+			continue
+		}
+		if cfg.tasks.Schemas == nil {
+			cfg.tasks.Schemas = map[string][]byte{}
+		}
+		cfg.tasks.Schemas[name] = text
+	}
 	seen := map[string]bool{}
 	for _, t := range f.tasks {
 		h, err := f.handler(t)

@@ -26,6 +26,7 @@ const (
 type sendFlags struct {
 	file, id, deadline string
 	priority, key, at  string
+	schema             string
 	delay              time.Duration
 	headers            []string
 	timeout            int64
@@ -65,6 +66,7 @@ With --wait the result is waited for, until --timeout, and a task that ended bad
 	flags.StringVar(&f.priority, "priority", "", "`high` or low; normal by default")
 	flags.StringVar(&f.key, "key", "", "the ordering `key`: tasks of one key run one after the other")
 	flags.StringArrayVarP(&f.headers, "header", "H", nil, "`name:value`, repeatable: "+messages.HeaderOrderID+", "+messages.HeaderTier+", "+messages.HeaderExtraPrefix+"<name>, ...")
+	flags.StringVar(&f.schema, "schema", "", "the `name` of the schema that the body meets, as charge/2")
 	flags.DurationVar(&f.delay, "delay", 0, "how long it waits on the server before it is due, at most a year")
 	flags.StringVar(&f.at, "at", "", "the `instant` at which it is due (2006-01-02T15:04:05Z)")
 	flags.StringVar(&f.deadline, "deadline", "", "the `instant` from which on it is not wanted any more (2006-01-02T15:04:05Z)")
@@ -118,6 +120,9 @@ func (f *sendFlags) task(cmd *cobra.Command, args []string) (messages.Task, erro
 		t.ID = f.id
 	}
 	t.Priority, t.Key = messages.Priority(f.priority), f.key
+	if f.schema != "" {
+		t.Schema = f.schema
+	}
 	if f.priority != "" && f.key != "" {
 		return t, usageError("--priority and --key: want one of them")
 	}
