@@ -21,7 +21,7 @@ build: ## the forseti command, into bin/
 	@$(GO) build -trimpath -o bin/forseti ./cmd/forseti
 
 test: ## everything, race detector on; then allocations and bytes per key, which that detector would falsify
-	$(GO) test -race -p 4 -timeout 10m ./...
+	$(GO) test -race -p 3 -timeout 10m ./...
 	$(GO) test -run 'Alloc|Bytes' ./actors/... ./runtime ./runtime/forsetihttp
 	$(call each,$(GO) test -race -timeout 5m ./...)
 	$(call each,$(GO) test -run Alloc ./...)

@@ -65,7 +65,7 @@ func TestBreakerIsExactForASequentialCaller(t *testing.T) {
 // Failures that wait in the mailbox must not look consecutive, nor the rate look high, because successes are still
 // on their way.
 func TestBreakerNeverTripsFalsely(t *testing.T) {
-	calls := int64(500_000)
+	calls := int64(200_000)
 	if testing.Short() {
 		calls /= 10
 	}
