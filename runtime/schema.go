@@ -26,7 +26,7 @@ const (
 // values of the body.
 type SchemaError struct {
 	Schema   string
-	Problems []string // "<JSON pointer>: <what is wrong>", at most 8
+	Problems []string // "/order/id: got string, want integer", at most 8, by JSON pointers
 	More     int      // that are left out
 }
 
@@ -106,7 +106,7 @@ func (s schemas) check(t *messages.Task) error {
 	}
 	body, err := jsonschema.UnmarshalJSON(bytes.NewReader(t.Body))
 	if err != nil {
-		return &SchemaError{Schema: t.Schema, Problems: []string{": it is not JSON"}}
+		return &SchemaError{Schema: t.Schema, Problems: []string{"it is not JSON"}}
 	}
 	err = schema.Validate(body)
 	if err == nil {
@@ -133,7 +133,7 @@ func (e *SchemaError) add(v *jsonschema.ValidationError) {
 		e.More++
 		return
 	}
-	e.Problems = append(e.Problems, pointer(v.InstanceLocation)+": "+wrong(v.ErrorKind))
+	e.Problems = append(e.Problems, place(v.InstanceLocation)+": "+wrong(v.ErrorKind))
 }
 
 // wrong says what is wrong by the keyword, and by names and types: what it compared may be a secret.
@@ -147,8 +147,11 @@ func wrong(k jsonschema.ErrorKind) string {
 
 var english = message.NewPrinter(language.English)
 
-// pointer is a JSON pointer (RFC 6901), cut to a length that fits a message; empty for the whole body.
-func pointer(tokens []string) string {
+// place is a JSON pointer (RFC 6901), cut to a length that fits a message.
+func place(tokens []string) string {
+	if len(tokens) == 0 {
+		return "the body"
+	}
 	var b strings.Builder
 	for _, token := range tokens {
 		b.WriteString("/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(token))

@@ -14,9 +14,10 @@ import (
 
 // decidedView is what `forseti dlq discard -o json` prints of a letter, and release.
 type decidedView struct {
-	ID    string                   `json:"id"`
-	State messages.DeadLetterState `json:"state"`
-	Error string                   `json:"error,omitempty"`
+	ID     string                   `json:"id"`
+	State  messages.DeadLetterState `json:"state"`
+	DryRun bool                     `json:"dry_run,omitempty"` // it would be in that state
+	Error  string                   `json:"error,omitempty"`
 }
 
 func newDiscardCommand(client *clientFlags) *cobra.Command {
@@ -118,7 +119,7 @@ func (s *session) pendingBy(ctx context.Context, f cluster.DeadLetterFilter, cho
 func (s *session) decide(ids []string, then messages.DeadLetterState, done string, dryRun bool, act func(id string) error) error {
 	views, errs, good := make([]decidedView, len(ids)), make([]error, len(ids)), 0
 	for i, id := range ids {
-		views[i] = decidedView{ID: id, State: then}
+		views[i] = decidedView{ID: id, State: then, DryRun: dryRun}
 		if err := act(id); err != nil {
 			errs[i] = tryTo(err, "forseti dlq show "+id)
 			views[i].State, views[i].Error = "", oneLine(err)
