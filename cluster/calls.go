@@ -158,13 +158,14 @@ func oneLine(s, otherwise string) string {
 // Call runs a task now, on some node that handles its type, and returns how it ended: nothing is stored. Without a timeout
 // or a deadline of its own the task gets the time that ctx has left. When no node handles the type, or it cannot be
 // reached, the error matches [messages.ErrUnavailable], at once; [nats.ErrNoResponders] tells the first apart. When ctx ends
-// first the work may be under way all the same: calls are made at most once, unless the caller makes them again.
+// first the work may be under way all the same. A task that Send would not take is [messages.ErrInvalid]. Calls are made at most once, unless the caller makes them again.
 func (c *Cluster) Call(ctx context.Context, t messages.Task) (messages.TaskResult, error) {
 	if until, ok := ctx.Deadline(); ok && t.Timeout == 0 && t.Deadline.IsZero() {
 		t.Timeout = max(time.Until(until), time.Millisecond)
 	}
 	h := t.Encode()
-	if _, err := messages.DecodeTask(t.Type, h, t.Body); err != nil {
+	_, err := messages.DecodeTask(t.Type, h, t.Body)
+	if err := errors.Join(err, changed(&t, h)); err != nil {
 		return messages.TaskResult{}, err
 	}
 	m := &nats.Msg{Subject: c.names.call(t.Type), Header: nats.Header(h), Data: t.Body}

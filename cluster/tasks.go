@@ -42,11 +42,7 @@ func (c *Cluster) send(ctx context.Context, t messages.Task, msgID string) (sent
 		errs = c.scheduleErrors(&t)
 		c.scheduled(m, c.names.scheduled(t.Type, t.ID), t.Type, t.NotBefore)
 	}
-	for name, value := range map[string]string{messages.HeaderTaskID: t.ID, messages.HeaderKey: t.Key} {
-		if h.Get(name) != value {
-			errs = append(errs, &messages.FieldError{Field: name, Value: value, Allowed: fmt.Sprintf("at most %d bytes of text without control characters", messages.MaxIDLen)})
-		}
-	}
+	errs = append(errs, changed(&t, h))
 	if t.Priority != messages.NormalPriority && t.Key != "" {
 		errs = append(errs, &messages.FieldError{Field: messages.HeaderPriority, Value: string(t.Priority), Allowed: "none beside an ordering key"})
 	}
@@ -70,6 +66,19 @@ func (c *Cluster) send(ctx context.Context, t messages.Task, msgID string) (sent
 	}
 	t.Subject, t.Stream, t.Sequence = m.Subject, ack.Stream, ack.Sequence
 	return t, ack.Duplicate, nil
+}
+
+// changed reports what would make another task of it when it is cut or cleaned to travel in a header.
+func changed(t *messages.Task, h messages.Header) error {
+	var errs []error
+	for _, is := range []struct{ header, value string }{
+		{messages.HeaderTaskID, t.ID}, {messages.HeaderKey, t.Key}, {messages.HeaderIdempotencyKey, t.IdempotencyKey}, {messages.HeaderSchema, t.Schema},
+	} {
+		if h.Get(is.header) != is.value {
+			errs = append(errs, &messages.FieldError{Field: is.header, Value: is.value, Allowed: fmt.Sprintf("at most %d bytes of text without control characters", messages.MaxIDLen)})
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // laneOf is the lane that a task is stored in. A replay goes where the task came from, whatever its producer made the
