@@ -35,6 +35,10 @@ type TaskConfig struct {
 	Concurrency int
 	// NoCalls leaves requests of the type unanswered by this handler: it only takes stored tasks.
 	NoCalls bool
+	// NoResults stores no result of a task that succeeded, which saves a write and its answer for each. Who waits for one waits
+	// in vain, and a node that dies between the end of the work and its acknowledgement leaves no sign that it was done: it is
+	// done again. Tasks that name a subject in forseti-reply, and all that do not succeed, have their results.
+	NoResults bool
 	// Ordered takes the tasks with an ordering key, too, those of a key one after the other in the order in which they
 	// were stored; see [cluster.ConsumeConfig]. A task that is refused or put off holds up what follows in its partition.
 	Ordered bool

@@ -257,6 +257,12 @@ func (r *taskRun) succeed(res actors.Result[any]) {
 	}
 	r.succeeded.Add(1)
 	record.Value = value
+	if r.cfg.NoResults && r.d.Task.Reply == "" {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.rt.life), settleWait)
+		defer cancel()
+		r.finish(ctx, &record)
+		return
+	}
 	r.store(record, nil)
 }
 

@@ -420,3 +420,33 @@ func TestHandleRefusesWhatCannotWork(t *testing.T) {
 	require.ErrorIs(t, runtime.Handle(alone, "charge", p, ok), messages.ErrUnavailable)
 	require.NoError(t, alone.Shutdown(t.Context()))
 }
+
+// Without results a success leaves nothing behind but for who asked for a copy; what fails leaves its record all the same.
+func TestResultsAreStoredOnlyOfWhatFailsOrIsAskedFor(t *testing.T) {
+	rt, c := node(t)
+	p := pipeline(t, rt, runtime.Spec{})
+	ran := make(chan string, 8)
+	cfg := runtime.TaskConfig{Type: "charge", NoResults: true}
+	require.NoError(t, runtime.HandleWith(rt, cfg, p, func(_ context.Context, t runtime.Task[order]) (receipt, error) {
+		ran <- t.ID
+		if t.Value.Order == 13 {
+			return receipt{}, errBoom
+		}
+		return receipt{t.Value.Order}, nil
+	}))
+	send(t, c, messages.Task{Type: "charge", ID: "quiet", Body: []byte(`{"order":1}`)})
+	send(t, c, messages.Task{Type: "charge", ID: "asked", Body: []byte(`{"order":2}`), Reply: "answers.here"})
+	send(t, c, messages.Task{Type: "charge", ID: "bad", Body: []byte(`{"order":13}`)})
+	require.Equal(t, messages.Success, result(t, c, "asked", 0).Outcome)
+	require.NotEmpty(t, result(t, c, "bad", 0).DeadLetterID)
+	for range 3 {
+		<-ran
+	}
+	require.Eventually(t, func() bool { return rt.TaskStats("charge").Succeeded == 2 }, 10*time.Second, 5*time.Millisecond)
+	require.NoError(t, rt.Shutdown(t.Context())) // all that was delivered is acknowledged
+	_, err := c.Result(t.Context(), "quiet")
+	require.ErrorIs(t, err, messages.ErrNotFound)
+	b, err := c.TaskBacklog(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, b, "none is left")
+}

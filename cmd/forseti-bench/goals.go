@@ -46,7 +46,7 @@ var packages = map[string]string{"actors": "github.com/forseti-go/forseti/actors
 // rivalModules are the modules whose versions the table's header tells.
 var rivalModules = []string{
 	"github.com/avast/retry-go/v5", "github.com/cenkalti/backoff/v5", "github.com/cep21/circuit/v3", "github.com/eapache/go-resiliency",
-	"github.com/failsafe-go/failsafe-go", "github.com/hashicorp/golang-lru/v2", "github.com/juju/ratelimit", "github.com/sethvargo/go-retry",
+	"github.com/failsafe-go/failsafe-go", "github.com/hashicorp/golang-lru/v2", "github.com/juju/ratelimit", "github.com/nats-io/nats-server/v2", "github.com/nats-io/nats.go", "github.com/sethvargo/go-retry",
 	"github.com/sony/gobreaker/v2", "go.uber.org/ratelimit", "golang.org/x/sync", "golang.org/x/time",
 }
 
@@ -59,6 +59,9 @@ const (
 	get       = "failsafe-go Get"
 	execution = "failsafe-go GetWithExecution"
 	async     = "failsafe-go GetAsync"
+
+	bareConsume = "jetstream Consume"
+	barePublish = "jetstream Consume and Publish"
 
 	noWindow = "counts failures only, without a window"
 )
@@ -277,6 +280,26 @@ var trials = []trial{
 	{work: "fallback: not needed", ours: of("Fallback", "forseti Do0"), rivals: all("Fallback", get), modes: shown(serial, parallel)},
 	{work: "fallback: answers", ours: of("FallbackAnswers", "forseti Do0"), rivals: all("FallbackAnswers", get), modes: shown(serial, parallel)},
 	{work: "hedge: not needed", ours: of("Hedge", "forseti Do"), rivals: all("Hedge", execution), modes: shown(serial, parallel)},
+	{
+		work: "stored tasks, 256 of 256 B in flight, five layers, result stored", waits: true,
+		ours: of("Tasks", "forseti"), rivals: all("Tasks", bareConsume, barePublish),
+		modes: []mode{{name: "256 in flight", ratios: ratio{bareConsume: 2.86}}},
+	},
+	{
+		work: "the same, results of successes not stored", waits: true,
+		ours: of("Tasks", "forseti without results"), rivals: all("Tasks", bareConsume),
+		modes: []mode{{name: "256 in flight", ratios: ratio{bareConsume: 1.43}}},
+	},
+	{
+		work: "a stored task, from its sending to its result: half of them", unit: "p50-ns", waits: true,
+		ours: of("TaskLatency", "forseti"), rivals: all("TaskLatency", barePublish),
+		modes: shown("one at a time"),
+	},
+	{
+		work: "the same: 99 of 100", unit: "p99-ns", waits: true,
+		ours: of("TaskLatency", "forseti"), rivals: all("TaskLatency", barePublish),
+		modes: shown("one at a time"),
+	},
 	{
 		work: "cache: a hit",
 		ours: of("Cache", "forseti Do0"),

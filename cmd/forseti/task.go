@@ -13,10 +13,10 @@ import (
 )
 
 func newTaskCommand() *cobra.Command {
-	cmd := parent(&cobra.Command{Use: "task", Short: "Send tasks, read how they ended, cancel them"})
+	cmd := parent(&cobra.Command{Use: "task", Short: "Send tasks, list what waits, read how they ended, cancel them"})
 	var client clientFlags
 	client.bind(cmd.PersistentFlags())
-	cmd.AddCommand(newTaskSendCommand(&client), newTaskCallCommand(&client), newTaskGetCommand(&client), newTaskWatchCommand(&client), newTaskCancelCommand(&client),
+	cmd.AddCommand(newTaskListCommand(&client), newTaskSendCommand(&client), newTaskCallCommand(&client), newTaskGetCommand(&client), newTaskWatchCommand(&client), newTaskCancelCommand(&client),
 		newTaskPauseCommand(&client, true), newTaskPauseCommand(&client, false))
 	return cmd
 }
