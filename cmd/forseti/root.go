@@ -29,7 +29,7 @@ Environment: FORSETI_NATS (the server's URL, for clients), FORSETI_TOKEN.`,
 	parent(root)
 	root.AddCommand(
 		newDemoCommand(), newPaymentCommand(), newNodeCommand(),
-		newTaskCommand(), newDeadLetterCommand(), newKillCommand(), newEventsCommand(), newVersionCommand(),
+		newTaskCommand(), newDeadLetterCommand(), newKillCommand(), newEventsCommand(), newStrategyCommand(), newVersionCommand(),
 	)
 	return root
 }
