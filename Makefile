@@ -22,7 +22,7 @@ build: ## the forseti command, into bin/
 
 test: ## everything, race detector on; then allocations and bytes per key, which that detector would falsify
 	$(GO) test -race -p 3 -timeout 10m ./...
-	$(GO) test -run 'Alloc|Bytes' ./actors/... ./runtime ./runtime/forsetihttp
+	$(GO) test -run 'Alloc|Bytes|Stable' ./actors/... ./strategies/... ./runtime ./runtime/forsetihttp
 	$(call each,$(GO) test -race -timeout 5m ./...)
 	$(call each,$(GO) test -run Alloc ./...)
 
@@ -60,7 +60,7 @@ crash-test: ## a node is killed, or stands still, at every step of a task; a che
 
 FUZZTIME ?= 30s
 fuzz: ## every decoder, FUZZTIME each
-	@for pkg in ./messages ./cluster ./actors ./actors/policy ./actors/policy/stats ./runtime ./runtime/forsetihttp ./sinks; do \
+	@for pkg in ./strategies/sketch ./strategies/detect ./strategies/forecast ./messages ./cluster ./actors ./actors/policy ./actors/policy/stats ./runtime ./runtime/forsetihttp ./sinks; do \
 	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
 	    $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; done; done
 

@@ -10,6 +10,8 @@ import (
 
 	"github.com/forseti-go/forseti/messages"
 	"github.com/forseti-go/forseti/strategies"
+	"github.com/forseti-go/forseti/strategies/classify"
+	"github.com/forseti-go/forseti/strategies/detect"
 	"github.com/forseti-go/forseti/strategies/forecast"
 )
 
@@ -19,13 +21,13 @@ func newStrategyCommand() *cobra.Command {
 		Long: `Try strategies on your own series, without a node and without NATS. A series is a CSV file with a heading; its first
 column is the time (RFC 3339, "2006-01-02 15:04:05" or a number), its second the value. - is stdin.`,
 	})
-	cmd.AddCommand(newStrategiesCommand(), newForecastCommand())
+	cmd.AddCommand(newStrategiesCommand(), newEvalCommand(), newForecastCommand())
 	return cmd
 }
 
 // definitions are all strategies that can be made by name.
 func definitions() []strategies.Definition {
-	return slices.Concat(forecast.Definitions())
+	return slices.Concat(detect.Definitions(), forecast.Definitions(), classify.Definitions())
 }
 
 // strategyView is a strategy as -o json prints it.
