@@ -62,6 +62,9 @@ type System struct {
 	started   uint64 // pipelines
 	closed    bool
 
+	strategies map[string]*Strategy
+	named      atomic.Uint64 // instances of strategies that were started
+
 	restarted labelled // actors, by their kind
 }
 
@@ -283,6 +286,7 @@ func (s *System) drain(ctx context.Context) (first bool, err error) {
 	s.mu.Unlock()
 
 	s.Refuse()
+	defer s.stopStrategies() // calls may still ask them
 	var errs []error
 	for _, last := range []bool{false, true} {
 		for _, p := range pipelines {

@@ -109,6 +109,20 @@ type ActorFailures struct {
 	Delay    int64   `json:"delay_ms"` // until it is started again
 }
 
+// Anomaly is a value that a strategy takes for unusual.
+type Anomaly struct {
+	Key   string  `json:"key,omitempty"` // of the instance, such as a metric's name
+	Value float64 `json:"value"`
+	Score float64 `json:"score"` // on the strategy's scale
+	By    string  `json:"by"`    // the strategy, or its stand-in
+}
+
+// StrategyRef says which instance of a strategy it is about.
+type StrategyRef struct {
+	Key      string `json:"key,omitempty"`
+	Strategy string `json:"strategy"` // by the name of its checkpoints
+}
+
 // SettingsChange is the data of new settings.
 type SettingsChange struct {
 	Observe *bool `json:"observe,omitempty"` // whether the layer only looks on now; nil: other settings were changed
