@@ -16,9 +16,9 @@ import (
 // StrategySpec says how a strategy is run. Every key, such as a metric's name, has an instance of its own: an actor that
 // runs the strategy, and a parent that answers in its place when it cannot.
 type StrategySpec struct {
-	// Make makes an instance: an AnomalyDetector, Forecaster, Classifier or Optimizer of package strategies. Required. It runs where the
+	// Make makes the instance of a key: an AnomalyDetector, Forecaster, Classifier or Optimizer of package strategies. Required. It runs where the
 	// strategy runs, and may fail, panic and hang as that may.
-	Make func() (any, error)
+	Make func(key string) (any, error)
 	// Name and Version are those of its checkpoints: one of another name or version is refused. Default: the registration's
 	// name, and 1.
 	Name    string
@@ -183,7 +183,7 @@ func (s *System) register(of *Strategy, name string, spec StrategySpec) (*regist
 	}
 	var probe any
 	var err error
-	if failure := apart(func() { probe, err = spec.Make() }); failure != nil {
+	if failure := apart(func() { probe, err = spec.Make("") }); failure != nil {
 		err = fmt.Errorf("panic: %v", failure)
 	}
 	if err != nil {

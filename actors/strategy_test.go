@@ -39,7 +39,7 @@ func (m *moody) Observe(x strategies.Sample) (strategies.Verdict, error) {
 // single hides that a detector takes batches.
 type single struct{ strategies.AnomalyDetector }
 
-func zscore() (any, error) { return single{detect.NewZScore(64, 3)}, nil }
+func zscore(string) (any, error) { return single{detect.NewZScore(64, 3)}, nil }
 
 func strategyOf(t testing.TB, sys *System, spec StrategySpec) *Strategy {
 	t.Helper()
@@ -112,7 +112,7 @@ func TestStrategyAnswersByKey(t *testing.T) {
 
 func TestStrategiesOfAllKinds(t *testing.T) {
 	sys := newSystem(t)
-	f, err := sys.Strategy("load", StrategySpec{Make: func() (any, error) { return forecast.NewEWMA(0.5), nil }})
+	f, err := sys.Strategy("load", StrategySpec{Make: func(string) (any, error) { return forecast.NewEWMA(0.5), nil }})
 	require.NoError(t, err)
 	awaitReady(t, f, "")
 	require.NoError(t, f.Update("", sample(10)))
@@ -122,7 +122,7 @@ func TestStrategiesOfAllKinds(t *testing.T) {
 	_, err = f.Forecast(t.Context(), "", 0)
 	require.ErrorContains(t, err, "steps")
 
-	c, err := sys.Strategy("kind", StrategySpec{Make: func() (any, error) { return spikes.NewSpike(1), nil }})
+	c, err := sys.Strategy("kind", StrategySpec{Make: func(string) (any, error) { return spikes.NewSpike(1), nil }})
 	require.NoError(t, err)
 	awaitReady(t, c, "")
 	class, err := c.Classify(t.Context(), "", map[string]float64{spikes.ErrorJump: 1, spikes.Samples: 10}, nil)
@@ -131,7 +131,7 @@ func TestStrategiesOfAllKinds(t *testing.T) {
 	_, err = c.Classify(t.Context(), "", map[string]float64{"x": math.NaN()}, nil)
 	require.ErrorIs(t, err, strategies.ErrNotFinite)
 
-	o, err := sys.Strategy("tune", StrategySpec{Make: func() (any, error) { return &halver{}, nil }})
+	o, err := sys.Strategy("tune", StrategySpec{Make: func(string) (any, error) { return &halver{}, nil }})
 	require.NoError(t, err)
 	awaitReady(t, o, "")
 	require.NoError(t, o.Applied("", strategies.Observation{Metrics: map[string]float64{"p99": 3}}))
@@ -164,10 +164,10 @@ func TestStrategySpecIsChecked(t *testing.T) {
 	sys := newSystem(t)
 	for name, spec := range map[string]StrategySpec{
 		"a function":       {},
-		"cannot be made":   {Make: func() (any, error) { return nil, errBoom }},
-		"panic: no":        {Make: func() (any, error) { panic("no") }},
-		"an AnomalyDetect": {Make: func() (any, error) { return 7, nil }},
-		"stand-in: Make":   {Make: zscore, StandIn: &StrategySpec{Make: func() (any, error) { return forecast.NewEWMA(0.1), nil }}},
+		"cannot be made":   {Make: func(string) (any, error) { return nil, errBoom }},
+		"panic: no":        {Make: func(string) (any, error) { panic("no") }},
+		"an AnomalyDetect": {Make: func(string) (any, error) { return 7, nil }},
+		"stand-in: Make":   {Make: zscore, StandIn: &StrategySpec{Make: func(string) (any, error) { return forecast.NewEWMA(0.1), nil }}},
 	} {
 		_, err := sys.Strategy("x", spec)
 		require.ErrorContains(t, err, name)
@@ -187,7 +187,7 @@ func TestStrategyThatPanicsIsRestartedFromItsCheckpoint(t *testing.T) {
 	var boom atomic.Bool
 	s := strategyOf(t, sys, StrategySpec{
 		Every: time.Millisecond, Restarts: RestartPolicy{Initial: time.Millisecond, Max: 2 * time.Millisecond, Budget: 1e9},
-		Make: func() (any, error) {
+		Make: func(string) (any, error) {
 			return &moody{Detector: detect.NewZScore(64, 3), do: func(strategies.Sample) {
 				if boom.Swap(false) {
 					panic("poof")
@@ -225,7 +225,7 @@ func TestStrategyThatHangsIsReplaced(t *testing.T) {
 	var hangs atomic.Bool
 	s := strategyOf(t, sys, StrategySpec{
 		Deadline: 5 * time.Millisecond, Hang: 20 * time.Millisecond, Abandoned: 1,
-		Make: func() (any, error) {
+		Make: func(string) (any, error) {
 			return &moody{Detector: detect.NewZScore(64, 3), do: func(strategies.Sample) {
 				if hangs.Load() {
 					<-hang
@@ -264,14 +264,14 @@ func TestStrategyThatFailsTooOftenIsOutForAWhile(t *testing.T) {
 	var bad atomic.Bool
 	s := strategyOf(t, sys, StrategySpec{
 		Restarts: RestartPolicy{Initial: time.Microsecond, Max: time.Millisecond, Budget: 3}, Quarantine: 300 * time.Millisecond,
-		Make: func() (any, error) {
+		Make: func(string) (any, error) {
 			return &moody{Detector: detect.NewZScore(64, 3), do: func(strategies.Sample) {
 				if bad.Load() {
 					panic("again")
 				}
 			}}, nil
 		},
-		StandIn: &StrategySpec{Make: func() (any, error) { return detect.NewEWZ(0.1, 3), nil }},
+		StandIn: &StrategySpec{Make: func(string) (any, error) { return detect.NewEWZ(0.1, 3), nil }},
 	})
 	awaitReady(t, s, "")
 	bad.Store(true)
@@ -329,7 +329,7 @@ func TestWaitingSamplesAreJudgedTogether(t *testing.T) {
 	hold, most, cut := make(chan struct{}), &atomic.Int64{}, &atomic.Bool{}
 	s := strategyOf(t, sys, StrategySpec{
 		Deadline: 10 * time.Second, Restarts: RestartPolicy{Initial: time.Millisecond},
-		Make: func() (any, error) { return &batcher{detect.NewZScore(64, 3), most, hold, cut}, nil },
+		Make: func(string) (any, error) { return &batcher{detect.NewZScore(64, 3), most, hold, cut}, nil },
 	})
 	awaitReady(t, s, "")
 	ask := func(n int) {
@@ -363,7 +363,7 @@ func TestWaitingSamplesAreJudgedTogether(t *testing.T) {
 func TestCheckpointsSurviveTheSystem(t *testing.T) {
 	store := &memoryStore{kept: map[string][]byte{}}
 	spec := StrategySpec{Make: zscore, Checkpoints: store, Version: 2, Deadline: 10 * time.Second}
-	spec.Make = func() (any, error) { return detect.NewZScore(64, 3), nil }
+	spec.Make = func(string) (any, error) { return detect.NewZScore(64, 3), nil }
 	life := func(do func(*Strategy, func(...messages.Kind) int)) {
 		sys, err := NewSystem(Options{})
 		require.NoError(t, err)
@@ -422,7 +422,7 @@ func TestShadowSeesTheSameAndIsPromoted(t *testing.T) {
 	s := strategyOf(t, sys, StrategySpec{Make: zscore})
 	awaitReady(t, s, "")
 	require.ErrorIs(t, s.Promote(), ErrNoShadow)
-	require.NoError(t, s.Shadow(StrategySpec{Make: func() (any, error) { return detect.NewZScore(64, 3), nil }, Name: "better"}))
+	require.NoError(t, s.Shadow(StrategySpec{Make: func(string) (any, error) { return detect.NewZScore(64, 3), nil }, Name: "better"}))
 	sh := s.shadow.Load()
 	_, err := sh.at("", false, nil)
 	require.NoError(t, err)
@@ -440,14 +440,14 @@ func TestShadowSeesTheSameAndIsPromoted(t *testing.T) {
 	require.True(t, j.Anomalous)
 	require.Equal(t, "lat-shadow", j.By)
 	require.Empty(t, s.Status().Shadow)
-	require.ErrorContains(t, s.Shadow(StrategySpec{Make: func() (any, error) { return forecast.NewEWMA(0.1), nil }}), "kind detect")
+	require.ErrorContains(t, s.Shadow(StrategySpec{Make: func(string) (any, error) { return forecast.NewEWMA(0.1), nil }}), "kind detect")
 }
 
 func TestKeysAreBoundedAndPutAway(t *testing.T) {
 	sys := newSystem(t)
 	store := &memoryStore{kept: map[string][]byte{}}
 	s := strategyOf(t, sys, StrategySpec{
-		Make: func() (any, error) { return detect.NewZScore(64, 3), nil }, MaxKeys: 2, IdleAfter: 50 * time.Millisecond, Checkpoints: store,
+		Make: func(string) (any, error) { return detect.NewZScore(64, 3), nil }, MaxKeys: 2, IdleAfter: 50 * time.Millisecond, Checkpoints: store,
 	})
 	for _, key := range []string{"a", "b"} {
 		awaitReady(t, s, key)
@@ -494,7 +494,7 @@ func TestLifecycleIsDriven(t *testing.T) {
 	gate <- errBoom
 	s, err := sys.Strategy("model", StrategySpec{
 		Required: true, Restarts: RestartPolicy{Initial: time.Millisecond},
-		Make: func() (any, error) {
+		Make: func(string) (any, error) {
 			return &livingModel{Detector: detect.NewZScore(64, 3), gate: gate, ended: ended}, nil
 		},
 	})
@@ -521,7 +521,7 @@ func TestChaos(t *testing.T) {
 	s := strategyOf(t, sys, StrategySpec{
 		Deadline: deadline, Hang: 10 * time.Millisecond, Abandoned: 8, Every: 5 * time.Millisecond, Quarantine: 50 * time.Millisecond, MaxSize: 1000,
 		Restarts: RestartPolicy{Initial: time.Millisecond, Max: 5 * time.Millisecond, Budget: 20, HalfLife: 50 * time.Millisecond},
-		Make: func() (any, error) {
+		Make: func(string) (any, error) {
 			return &sized{moody{
 				Detector: detect.NewZScore(64, 3),
 				do: func(strategies.Sample) {
@@ -598,7 +598,7 @@ func (s *sized) Size() int { return int(s.n.Swap(0)) }
 
 func TestSchemaIsCheckedOncePerSource(t *testing.T) {
 	sys := newSystem(t)
-	s := strategyOf(t, sys, StrategySpec{Make: func() (any, error) { return &picky{detect.NewZScore(64, 3)}, nil }})
+	s := strategyOf(t, sys, StrategySpec{Make: func(string) (any, error) { return &picky{detect.NewZScore(64, 3)}, nil }})
 	_, err := s.Observe(t.Context(), "eu", strategies.Sample{Value: 1, Features: strategies.Features{"region": 7.0}})
 	require.ErrorIs(t, err, strategies.ErrFeatures)
 	require.ErrorContains(t, err, "region")
@@ -613,7 +613,7 @@ func (picky) Schema() strategies.Schema { return strategies.Schema{"region": str
 func ExampleSystem_Strategy() {
 	sys, _ := NewSystem(Options{})
 	defer func() { _ = sys.Close(context.Background()) }()
-	s, _ := sys.Strategy("latency", StrategySpec{Make: func() (any, error) { return detect.NewZScore(256, 3), nil }})
+	s, _ := sys.Strategy("latency", StrategySpec{Make: func(string) (any, error) { return detect.NewZScore(256, 3), nil }})
 	for i := range 100 {
 		_ = s.Update("checkout", strategies.Sample{Value: 20 + float64(i%5)})
 	}
@@ -623,8 +623,8 @@ func ExampleSystem_Strategy() {
 }
 
 func BenchmarkStrategy(b *testing.B) {
-	for name, make := range map[string]func() (any, error){
-		"alone": zscore, "batches": func() (any, error) { return detect.NewZScore(64, 3), nil },
+	for name, make := range map[string]func(string) (any, error){
+		"alone": zscore, "batches": func(string) (any, error) { return detect.NewZScore(64, 3), nil },
 	} {
 		b.Run(name, func(b *testing.B) {
 			sys := newSystem(b)

@@ -170,7 +170,7 @@ func (w *strategist) since() int64 {
 
 func (w *strategist) begin() {
 	spec := &w.k.r.spec
-	made, err := spec.Make()
+	made, err := spec.Make(w.k.key)
 	if err != nil {
 		panic(fmt.Errorf("it cannot be made: %w", err))
 	}

@@ -43,3 +43,6 @@ func LabelsOf() map[string][]string {
 
 // DecodeKillFile reads the text of a kill.json.
 func DecodeKillFile(text []byte) ([]messages.KillState, error) { return decodeKillFile(text) }
+
+// AnswerStrategy answers a request as it comes from the wire.
+var AnswerStrategy = answerStrategy

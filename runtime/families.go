@@ -49,6 +49,9 @@ var (
 	mailboxDepth         = &instrument{"forseti.actor.mailbox.depth", "{message}", gauge, []string{"kind"}, "What waits in bounded queues, over all pipelines: calls in the intake, the fullest hook's records, the fullest sink's letters, calls that wait for a permit or token."}
 	actorRestarts        = &instrument{"forseti.actor.restarts", "{restart}", counter, []string{"kind"}, "Failures after which an actor was started again."}
 	actorQuarantines     = &instrument{"forseti.actor.quarantines", "{actor}", counter, []string{"kind"}, "Actors that failed too often and were stopped; what they published last stays in force."}
+	mlInferences         = &instrument{"forseti.ml.inferences", "{inference}", counter, []string{"strategy", "by"}, "Questions that a strategy was asked, by who answered: itself or standin."}
+	mlFailures           = &instrument{"forseti.ml.failures", "{failure}", counter, []string{"strategy"}, "Panics, hangs, errors and answers that are not finite."}
+	mlReady              = &instrument{"forseti.ml.ready", "{instance}", gauge, []string{"strategy"}, "Instances that can answer themselves."}
 	natsConnected        = &instrument{"forseti.nats.connected", "", gauge, nil, "1 while there is a connection to NATS."}
 	natsRTT              = &instrument{"forseti.nats.rtt", "s", gauge, nil, "How long the leader of the control bucket took for its last answer."}
 	errorBudgetRemaining = &instrument{"forseti.errorbudget.remaining", "", gauge, []string{"slo"}, "The share of an error budget that is left, of all its calls; less than 0 when it is overdrawn."}
@@ -68,7 +71,7 @@ var instruments = []*instrument{
 	pipelineCalls, pipelineDuration, policyRejections, policyOverhead, attemptDuration, retryAttempts, retrySuppressed, breakerState, breakerMoves,
 	bulkheadInUse, bulkheadLimit, bulkheadQueued, hedgeLaunched, hedgeWon, hedgeWasted, rateLimitTokens, rateLimitWait, fallbackServed, guardErrors,
 	hookDropped, killSwitchActive, controlStaleness, retryBudgetLeft, taskReceived, taskRedelivered, taskCompleted, taskInFlight, dlqAdded, mailboxDepth,
-	actorRestarts, actorQuarantines, natsConnected, natsRTT,
+	actorRestarts, actorQuarantines, mlInferences, mlFailures, mlReady, natsConnected, natsRTT,
 	errorBudgetRemaining, errorBudgetBurn, spoolSize, spoolLetters, spoolOldest, eventsDropped, shutdownPhase, shutdownAborted,
 	telemetryOver, buildInfo,
 }

@@ -42,6 +42,7 @@ func (m *Metrics) Produce(context.Context) ([]metricdata.ScopeMetrics, error) {
 	g.hooks(m.rt.sys.HookStats())
 	g.system(&st)
 	g.tasks(m.rt.taskHandlers())
+	g.strategies(m.rt.sys.Strategies())
 	m.rt.gatherCluster(g)
 	m.rt.gatherBeside(g)
 	version := "unknown"
@@ -281,6 +282,18 @@ func (g *gathering) tasks(handlers []*handler) {
 		g.count(taskCompleted, h.malformed.Load(), typ, messages.ReasonMalformed)
 		g.count(taskCompleted, h.expired.Load(), typ, messages.ReasonExpired)
 		g.set(taskInFlight, float64(h.inFlight.Load()), typ)
+	}
+}
+
+func (g *gathering) strategies(all []*actors.Strategy) {
+	slices.SortFunc(all, func(a, b *actors.Strategy) int { return strings.Compare(a.Name(), b.Name()) })
+	for n, s := range all {
+		st := s.Status()
+		name := g.label("strategy", n, st.Name)
+		g.count(mlInferences, st.Answered, name, "itself")
+		g.count(mlInferences, st.StandIn, name, "standin")
+		g.count(mlFailures, st.Failures, name)
+		g.set(mlReady, float64(st.Ready), name)
 	}
 }
 

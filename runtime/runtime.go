@@ -62,6 +62,8 @@ func WithRedaction(r *messages.Redaction) Option {
 // Runtime is one node: its pipelines, its task handlers, its share of the cluster's control state. It is safe for
 // concurrent use.
 type Runtime struct {
+	takesStrategyOrders bool // under mu
+
 	node    string
 	log     *slog.Logger
 	sys     *actors.System
@@ -185,6 +187,10 @@ func (rt *Runtime) Ready() Readiness {
 			r.Degraded = true
 			r.Details = append(r.Details, fmt.Sprintf("%s %s is %s: %s", p.Kind, strings.TrimPrefix(p.Pipeline+"/"+p.Name, "/"), p.State, p.Detail))
 		}
+	}
+	if err := rt.sys.StrategiesReady(); err != nil {
+		r.Ready = false
+		r.Details = append(r.Details, strings.Split(err.Error(), "\n")...)
 	}
 	if rt.cluster == nil {
 		return r

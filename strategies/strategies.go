@@ -87,31 +87,34 @@ type BatchClassifier interface {
 }
 
 // Bounds is the range in which a parameter may be set, both ends included.
-type Bounds struct{ Min, Max float64 }
+type Bounds struct {
+	Min float64 `json:"min"`
+	Max float64 `json:"max"`
+}
 
 // Observation is what came of a setting: the parameters that were set, and the metrics that were measured then.
 type Observation struct {
-	Parameters map[string]float64
-	Metrics    map[string]float64
+	Parameters map[string]float64 `json:"parameters"`
+	Metrics    map[string]float64 `json:"metrics"`
 }
 
 // Question asks an optimizer for the next setting of one parameter.
 type Question struct {
-	Parameter string
-	Current   float64
-	Bounds    Bounds
-	History   []Observation // the oldest first
-	Metric    string        // the objective, such as "p99_ms"
-	Maximize  bool          // false: a lower metric is better
+	Parameter string        `json:"parameter"`
+	Current   float64       `json:"current"`
+	Bounds    Bounds        `json:"bounds"`
+	History   []Observation `json:"history,omitempty"`  // the oldest first
+	Metric    string        `json:"metric"`             // the objective, such as "p99_ms"
+	Maximize  bool          `json:"maximize,omitempty"` // false: a lower metric is better
 }
 
 // BatchQuestion asks for the next setting of several parameters at once.
 type BatchQuestion struct {
-	Current  map[string]float64 // of every parameter that may be set
-	Bounds   map[string]Bounds
-	History  []Observation
-	Metrics  []string // the objectives; the first one counts most
-	Maximize bool
+	Current  map[string]float64 `json:"current"` // of every parameter that may be set
+	Bounds   map[string]Bounds  `json:"bounds"`
+	History  []Observation      `json:"history,omitempty"`
+	Metrics  []string           `json:"metrics"` // the objectives; the first one counts most
+	Maximize bool               `json:"maximize,omitempty"`
 }
 
 // Suggestion is a setting to try.

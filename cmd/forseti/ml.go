@@ -9,25 +9,25 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/forseti-go/forseti/messages"
+	"github.com/forseti-go/forseti/runtime"
 	"github.com/forseti-go/forseti/strategies"
-	"github.com/forseti-go/forseti/strategies/classify"
-	"github.com/forseti-go/forseti/strategies/detect"
-	"github.com/forseti-go/forseti/strategies/forecast"
 )
 
 func newStrategyCommand() *cobra.Command {
 	cmd := parent(&cobra.Command{
-		Use: "ml", Short: "Try strategies on your own series: list them, find anomalies, forecast",
-		Long: `Try strategies on your own series, without a node and without NATS. A series is a CSV file with a heading; its first
-column is the time (RFC 3339, "2006-01-02 15:04:05" or a number), its second the value. - is stdin.`,
+		Use: "ml", Short: "Strategies: find anomalies and forecast in a series; look after those of running nodes",
+		Long: `Strategies find anomalies, forecast and classify. ls, eval and forecast need no node and no NATS: they work on a series, a CSV
+file with a heading whose first column is the time (RFC 3339, "2006-01-02 15:04:05" or a number) and whose second is the value; - is
+stdin. get, shadow, promote and reset ask all running nodes that have the strategy.`,
 	})
 	cmd.AddCommand(newStrategiesCommand(), newEvalCommand(), newForecastCommand())
+	cmd.AddCommand(newStrategyOrderCommands()...)
 	return cmd
 }
 
 // definitions are all strategies that can be made by name.
 func definitions() []strategies.Definition {
-	return slices.Concat(detect.Definitions(), forecast.Definitions(), classify.Definitions())
+	return runtime.BuiltInStrategies()
 }
 
 // strategyView is a strategy as -o json prints it.
