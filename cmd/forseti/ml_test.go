@@ -1,17 +1,25 @@
 package main
 
 import (
+	"context"
 	"encoding/xml"
 	"fmt"
 	"io"
+	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
+
+	"github.com/forseti-go/forseti/cluster/clustertest"
+	"github.com/forseti-go/forseti/runtime"
+	"github.com/forseti-go/forseti/strategies"
 )
 
 // seriesFile writes a season with a spike at row 800.
@@ -159,4 +167,60 @@ func TestStrategiesAreListed(t *testing.T) {
 	r := cli(t, "ml", "ls", "-o", "json")
 	require.Equal(t, exitOK, r.code)
 	golden(t, "ml-ls.json", r.out)
+}
+
+func TestStrategiesOfNodesAreLookedAfter(t *testing.T) {
+	srv := clustertest.Server(t)
+	c := clustertest.Connect(t, srv, "n1")
+	rt, err := runtime.Start(t.Context(), runtime.Config{}, runtime.WithCluster(c), runtime.WithLogger(slog.New(slog.DiscardHandler)))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, rt.Shutdown(context.Background())) })
+	on := func(args ...string) []string {
+		return append(append([]string{"ml"}, args...), "--nats", srv.URL(), "--wait", "300ms")
+	}
+	bad(t, exitNotFound, "no node has strategies", on("get")...)
+	spec, err := runtime.StrategyByName("zscore", nil)
+	require.NoError(t, err)
+	s, err := rt.Strategy("lat", spec)
+	require.NoError(t, err)
+	_, err = s.Observe(t.Context(), "", strategies.Sample{Value: 1})
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return s.Ready("") }, soon, tick)
+
+	bad(t, exitNotFound, `no node has a strategy "nope"`, on("get", "nope")...)
+	bad(t, exitUsage, `NAME is "a b"`, on("get", "a b")...)
+	bad(t, exitUsage, "ensemble.x is 1", on("shadow", "lat", "--param", "x=1")...)
+	bad(t, exitNotFound, "no built-in strategy", on("shadow", "lat", "--strategy", "oracle")...)
+	bad(t, exitFailed, "there is no shadow to promote", on("promote", "lat")...)
+	bad(t, exitFailed, "kind", on("shadow", "lat", "--strategy", "holt")...)
+	good(t, on("shadow", "lat", "--strategy", "ewz", "--param", "alpha=0.1")...)
+	require.Contains(t, good(t, on("get", "lat")...), "ewz")
+	golden(t, "ml-get.json", good(t, on("get", "-o", "json")...))
+	good(t, on("promote", "lat")...)
+	_, err = s.Observe(t.Context(), "", strategies.Sample{Value: 1})
+	require.NoError(t, err)
+	good(t, on("reset", "lat")...)
+	bad(t, exitFailed, "not found", on("reset", "lat", "--key", "nobody")...)
+}
+
+func TestNodeServesStrategies(t *testing.T) {
+	bad(t, exitUsage, "want name=built-in", "node", "--strategy", "lat")
+	bad(t, exitUsage, "no built-in strategy", "node", "--strategy", "lat=oracle")
+	bad(t, exitUsage, "zscore.window is 1", "node", "--strategy", "lat=zscore,window=1")
+	bad(t, exitUsage, "want each name once", "node", "--strategy", "lat=zscore", "--strategy", "lat=ewz")
+	cfg, err := (&nodeFlags{
+		name: "n1", prefix: "forseti.v1", data: t.TempDir(), listen: "127.0.0.1:0", timeout: time.Second, attemptTimeout: time.Second, attempts: 1, concurrency: 1,
+		openFor: time.Second, window: time.Second, minCalls: 1, ackWait: time.Second, strategies: []string{"lat=zscore,window=64,limit=4"},
+	}).config(func(string) bool { return false })
+	require.NoError(t, err)
+	n := &node{log: slog.New(slog.DiscardHandler), told: make(chan struct{})}
+	require.NoError(t, n.start(t.Context(), cfg))
+	defer func() { require.NoError(t, n.stop(context.Background(), time.Second)) }()
+	nc, err := nats.Connect(n.server.URL())
+	require.NoError(t, err)
+	defer nc.Close()
+	require.Eventually(t, func() bool {
+		m, err := nc.Request("forseti.v1.ml.detect.lat", []byte(`{"v":1,"op":"observe","key":"k","samples":[{"v":1},{"v":2}]}`), soon)
+		return err == nil && !strings.Contains(string(m.Data), "stand_in") && strings.Contains(string(m.Data), `"verdicts":[{"anomalous":false`)
+	}, soon, tick)
 }

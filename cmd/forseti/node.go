@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -19,12 +20,14 @@ import (
 	"github.com/forseti-go/forseti/cluster/embedded"
 	"github.com/forseti-go/forseti/messages"
 	"github.com/forseti-go/forseti/runtime"
+	"github.com/forseti-go/forseti/strategies"
 )
 
 // nodeFlags are those of `forseti node`.
 type nodeFlags struct {
 	name, prefix string
 	tasks        []string
+	strategies   []string
 	ordered      bool
 	schemas      []string
 	// The server of its own, or another one.
@@ -70,6 +73,7 @@ what runs is aborted and goes back to the stream. A third one ends the process a
 	}
 	flags := cmd.Flags()
 	flags.StringArrayVar(&f.tasks, "task", nil, "`type=URL`: handle a task type by an HTTP handler; repeatable")
+	flags.StringArrayVar(&f.strategies, "strategy", nil, "`name=built-in`, or name=built-in,param=number,...: serve a strategy on ml.<kind>.<name>, see forseti ml ls; repeatable")
 	flags.StringArrayVar(&f.schemas, "schema", nil, "`name=file`: a JSON Schema that tasks name in the header "+messages.HeaderSchema+"; repeatable")
 	flags.BoolVar(&f.ordered, "ordered", false, "take tasks with an ordering key, too, those of one key one after the other")
 	flags.StringVar(&f.name, "name", hostToken(), "this node's `name`, unlike that of every other")
@@ -106,6 +110,8 @@ type nodeConfig struct {
 	admin    string
 	drain    time.Duration
 	quiet    bool
+
+	strategies map[string]actors.StrategySpec
 }
 
 // config checks the flags, all of them, and reads the secrets.
@@ -132,7 +138,7 @@ func (f *nodeFlags) config(changed func(string) bool) (*nodeConfig, error) {
 	}
 	want(f.drain >= 0, "drain", f.drain, "0 or more")
 	want(messages.ValidToken(f.name), "name", f.name, "1 to 64 of a-z, 0-9, _ and -")
-	want(f.nats == "" || len(f.tasks) > 0, "nats", f.nats, "at least one --task with it: such a node would do nothing")
+	want(f.nats == "" || len(f.tasks)+len(f.strategies) > 0, "nats", f.nats, "at least one --task or --strategy with it: such a node would do nothing")
 	for _, flag := range []string{"data", "listen", "sync-always"} {
 		want(f.nats == "" || !changed(flag), flag, "given", "not together with --nats: it is about a server of its own")
 	}
@@ -157,6 +163,21 @@ func (f *nodeFlags) config(changed func(string) bool) (*nodeConfig, error) {
 		}
 		cfg.tasks.Schemas[name] = text
 	}
+	cfg.strategies = map[string]actors.StrategySpec{}
+	for _, text := range f.strategies {
+		name, spec, err := servedStrategy(text)
+		if _, twice := cfg.strategies[name]; err == nil && twice {
+			err = usageError("--strategy %s: want each name once", name)
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if f.nats == "" {
+			spec.Checkpoints = runtime.FileCheckpoints(filepath.Join(f.data, "strategies"))
+		}
+		cfg.strategies[name] = spec
+	}
 	seen := map[string]bool{}
 	for _, t := range f.tasks {
 		h, err := f.handler(t)
@@ -177,6 +198,27 @@ func (f *nodeFlags) config(changed func(string) bool) (*nodeConfig, error) {
 		return nil, &failure{err: errors.Join(errs...), code: exitUsage}
 	}
 	return cfg, nil
+}
+
+// servedStrategy reads name=built-in,param=number,...
+func servedStrategy(text string) (name string, spec actors.StrategySpec, err error) {
+	name, rest, ok := strings.Cut(text, "=")
+	builtIn, rest, _ := strings.Cut(rest, ",")
+	if !ok || !messages.ValidToken(name) || builtIn == "" {
+		return name, spec, usageError("--strategy is %q: want name=built-in, or name=built-in,param=number,...", cell(text, 80))
+	}
+	params := strategies.Params{}
+	for _, param := range strings.FieldsFunc(rest, func(r rune) bool { return r == ',' }) {
+		key, value, err := strategies.ParseParam(param)
+		if err != nil {
+			return name, spec, usageError("--strategy %s: %w", name, err)
+		}
+		params[key] = value
+	}
+	if spec, err = runtime.StrategyByName(builtIn, params); err != nil {
+		return name, spec, tryTo(usageError("--strategy %s: %w", name, err), "forseti ml ls")
+	}
+	return name, spec, nil
 }
 
 // connection fills in how to reach NATS.

@@ -103,6 +103,15 @@ func (n *node) start(ctx context.Context, cfg *nodeConfig) error {
 			return err
 		}
 	}
+	for name, spec := range cfg.strategies {
+		s, err := n.rt.Strategy(name, spec)
+		if err == nil {
+			err = n.rt.ServeStrategy(s)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -14,9 +14,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/forseti-go/forseti/actors"
 	"github.com/forseti-go/forseti/actors/policy"
 	"github.com/forseti-go/forseti/cluster/clustertest"
 	"github.com/forseti-go/forseti/runtime"
+	"github.com/forseti-go/forseti/strategies"
 )
 
 // node runs a server and a node that takes charges, and gives the server's URL.
@@ -68,13 +70,50 @@ func TestGoProducer(t *testing.T) {
 }
 
 func TestNodeProducer(t *testing.T) {
+	dir := installed(t)
+	told(t, "node", run(t, node(t), dir, "node", "producer.mjs"))
+}
+
+// A strategy that a process in another language serves is asked as any other; when that process has gone, the stand-in answers.
+func TestNodeStrategy(t *testing.T) {
+	dir, s := installed(t), clustertest.Server(t)
+	c := clustertest.Connect(t, s, "n1")
+	rt, err := runtime.Start(t.Context(), runtime.Config{}, runtime.WithCluster(c), runtime.WithLogger(slog.New(slog.DiscardHandler)))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, rt.Shutdown(context.Background())) })
+	cmd := exec.CommandContext(t.Context(), "node", "strategy.mjs")
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "NATS_URL="+s.URL())
+	require.NoError(t, cmd.Start())
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	ratio, err := rt.Strategy("ratio", actors.StrategySpec{Make: runtime.RemoteStrategy(c, strategies.Detect, "ratio", time.Second), Deadline: 2 * time.Second})
+	require.NoError(t, err)
+	observe := func(v float64) actors.Judgement {
+		j, err := ratio.Observe(t.Context(), "k", strategies.Sample{Value: v})
+		require.NoError(t, err)
+		return j
+	}
+	require.Eventually(t, func() bool { return !observe(10).StandIn }, time.Minute, 10*time.Millisecond)
+	for range 20 {
+		require.False(t, observe(10).Anomalous)
+	}
+	j := observe(35)
+	require.True(t, j.Anomalous)
+	require.Equal(t, 2.5, j.Score)
+	require.Equal(t, "ratio", j.By)
+	require.NoError(t, cmd.Process.Kill())
+	require.Eventually(t, func() bool { return observe(10).StandIn }, time.Minute, 10*time.Millisecond)
+}
+
+// installed is a directory with the Node.js programs and what they need.
+func installed(t *testing.T) string {
+	t.Helper()
 	for _, tool := range []string{"node", "npm"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("NOT TESTED: the Node.js producer: there is no %s", tool)
+			t.Skipf("NOT TESTED: the Node.js programs: there is no %s", tool)
 		}
 	}
 	dir := t.TempDir()
-	for _, f := range []string{"package.json", "package-lock.json", "producer.mjs"} {
+	for _, f := range []string{"package.json", "package-lock.json", "producer.mjs", "strategy.mjs"} {
 		b, err := os.ReadFile(filepath.Join("node", f))
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile(filepath.Join(dir, f), b, 0o600))
@@ -84,9 +123,9 @@ func TestNodeProducer(t *testing.T) {
 	install := exec.CommandContext(ctx, "npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts")
 	install.Dir = dir
 	if out, err := install.CombinedOutput(); err != nil {
-		t.Skipf("NOT TESTED: the Node.js producer: npm cannot install its packages: %v: %s", err, out)
+		t.Skipf("NOT TESTED: the Node.js programs: npm cannot install its packages: %v: %s", err, out)
 	}
-	told(t, "node", run(t, node(t), dir, "node", "producer.mjs"))
+	return dir
 }
 
 func TestShellProducer(t *testing.T) {
