@@ -213,7 +213,7 @@ func TestNodeServesStrategies(t *testing.T) {
 		openFor: time.Second, window: time.Second, minCalls: 1, ackWait: time.Second, strategies: []string{"lat=zscore,window=64,limit=4"},
 	}).config(func(string) bool { return false })
 	require.NoError(t, err)
-	n := &node{log: slog.New(slog.DiscardHandler), told: make(chan struct{})}
+	n := &node{log: slog.New(slog.DiscardHandler), ended: make(chan struct{}), told: make(chan struct{})}
 	require.NoError(t, n.start(t.Context(), cfg))
 	defer func() { require.NoError(t, n.stop(context.Background(), time.Second)) }()
 	nc, err := nats.Connect(n.server.URL())
