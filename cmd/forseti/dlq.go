@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -15,11 +16,12 @@ import (
 )
 
 func newDeadLetterCommand() *cobra.Command {
-	cmd := parent(&cobra.Command{Use: "dlq", Short: "List, count, show, replay and discard dead letters"})
+	cmd := parent(&cobra.Command{Use: "dlq", Short: "List, count, show, replay, discard, export and import dead letters"})
 	var client clientFlags
 	client.bind(cmd.PersistentFlags())
 	cmd.AddCommand(newLettersCommand(&client), newLetterStatsCommand(&client), newLetterCommand(&client), newReplayCommand(&client),
-		newDiscardCommand(&client), newReleaseCommand(&client))
+		newDiscardCommand(&client), newReleaseCommand(&client),
+		newNoteCommand(&client), newJobsCommand(&client), newExportCommand(&client), newImportCommand(&client))
 	return cmd
 }
 
@@ -94,7 +96,11 @@ func newLetterCommand(client *clientFlags) *cobra.Command {
 				if err != nil {
 					return tryTo(err, "forseti dlq ls")
 				}
-				return s.letter(&info, body)
+				notes, err := s.LetterNotes(ctx, args[0])
+				if err != nil {
+					return err
+				}
+				return s.letter(&info, notes, body)
 			})
 		},
 	}
@@ -102,11 +108,13 @@ func newLetterCommand(client *clientFlags) *cobra.Command {
 	return cmd
 }
 
-func (s *session) letter(info *cluster.DeadLetterInfo, body bool) error {
+func (s *session) letter(info *cluster.DeadLetterInfo, notes []cluster.LetterNote, body bool) error {
 	d := &info.Letter
 	switch {
 	case s.json:
-		return s.document(viewLetter(info, body))
+		v := viewLetter(info, body)
+		v.Notes = notes
+		return s.document(v)
 	case s.quiet && body:
 		_, err := s.out.Write(d.Body)
 		return err
@@ -142,6 +150,9 @@ func (s *session) letter(info *cluster.DeadLetterInfo, body bool) error {
 		"snapshot", cell(string(d.Snapshot), messages.MaxNoteLen), "response", cell(string(d.Response), messages.MaxNoteLen),
 		"redacted", redacted, "body", fmt.Sprintf("%d bytes%s %s", len(d.Body), truncated, cell(d.ContentType, 80)),
 	)
+	for _, n := range notes {
+		err = errors.Join(err, s.print("note, %s at %s: %s\n", cell(n.By, 80), stamp(n.At), cell(n.Text, messages.MaxErrorLen)))
+	}
 	if err != nil || !body {
 		return err
 	}
@@ -186,6 +197,7 @@ type letterView struct {
 	Response      json.RawMessage          `json:"response,omitzero"`
 	Body          *string                  `json:"body,omitempty"`
 	BodyBase64    []byte                   `json:"body_base64,omitempty"`
+	Notes         []cluster.LetterNote     `json:"notes,omitempty"`
 }
 
 type originView struct {

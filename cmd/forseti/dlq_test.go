@@ -18,7 +18,7 @@ func TestSnapshotResponseAndRedactionWereNotShown(t *testing.T) {
 	show := func(json bool) string {
 		var out bytes.Buffer
 		s := &session{output: &output{out: &out, err: &out, json: json}}
-		require.NoError(t, s.letter(&info, false))
+		require.NoError(t, s.letter(&info, nil, false))
 		return out.String()
 	}
 	for _, text := range []string{`{"stock":3}`, `{"code":"declined"}`, "card.number, values[0] (cannot be replayed)"} {

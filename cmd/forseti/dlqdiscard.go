@@ -101,6 +101,12 @@ replaying it again makes it run twice.`,
 // pendingBy lists the pending letters that are chosen, oldest first; at most so many, if that is not 0. What fails again
 // while they are worked through is not among them.
 func (s *session) pendingBy(ctx context.Context, f cluster.DeadLetterFilter, chosen *deadletters.Filter, most int) ([]string, error) {
+	ids, _, err := s.pendingUntil(ctx, f, chosen, most, 0)
+	return ids, err
+}
+
+// pendingUntil also says which was the last one's sequence, and takes none after last, unless that is 0.
+func (s *session) pendingUntil(ctx context.Context, f cluster.DeadLetterFilter, chosen *deadletters.Filter, most int, last uint64) ([]string, uint64, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	f.State, f.Limit = messages.Pending, most
@@ -108,11 +114,13 @@ func (s *session) pendingBy(ctx context.Context, f cluster.DeadLetterFilter, cho
 		f.Limit = int(^uint(0) >> 1)
 	}
 	letters, err := s.find(ctx, f, chosen)
-	ids := make([]string, len(letters))
+	ids, until := make([]string, 0, len(letters)), uint64(0)
 	for i := range letters {
-		ids[i] = letters[i].Letter.ID
+		if at := letters[i].Letter.Sequence; last == 0 || at <= last {
+			ids, until = append(ids, letters[i].Letter.ID), at
+		}
 	}
-	return ids, err
+	return ids, until, err
 }
 
 // decide does something to letters, one after the other, and prints what they are then.

@@ -20,6 +20,7 @@ type replayFlags struct {
 	most, canary                 int
 	rate                         float64
 	chosen                       *deadletters.Filter
+	job                          *job // nil for letters by their ids
 }
 
 func newReplayCommand(client *clientFlags) *cobra.Command {
@@ -99,8 +100,15 @@ type replayView struct {
 
 func (f *replayFlags) run(ctx context.Context, s *session, ids []string) (err error) {
 	if f.all || f.filter != "" {
-		if ids, err = s.pendingBy(ctx, cluster.DeadLetterFilter{Pipeline: f.pipeline, Reason: f.reason}, f.chosen, f.most); err != nil {
+		var last uint64
+		if ids, last, err = s.pendingUntil(ctx, cluster.DeadLetterFilter{Pipeline: f.pipeline, Reason: f.reason}, f.chosen, f.most, 0); err != nil {
 			return err
+		}
+		if !f.dryRun && len(ids) > 0 {
+			if f.job, err = f.open(ctx, s, len(ids), last); err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, f.job.end(ctx)) }()
 		}
 	}
 	if f.dryRun {
@@ -120,20 +128,29 @@ func (f *replayFlags) run(ctx context.Context, s *session, ids []string) (err er
 	return errors.Join(f.print(s, append(done, more...)), worst(append(errs, rest...)))
 }
 
-// send replays letters at the rate, and waits for what becomes of them, if it shall.
+// send replays letters at the rate, in the order in which they were stored, and waits for what becomes of them, if it shall. When one of a domain
+// cannot be stored, those of the same domain behind it stay: they must not overtake it.
 func (f *replayFlags) send(ctx context.Context, s *session, ids []string, wait bool) ([]replayView, []error) {
 	done, errs := make([]replayView, len(ids)), make([]error, len(ids))
-	begin, blocks := time.Now(), killBlocks{}
+	turn, blocks, stuck := time.Now(), killBlocks{}, map[string]bool{}
 	for i, id := range ids {
 		if f.rate > 0 {
-			due := time.NewTimer(time.Until(begin.Add(time.Duration(float64(i) / f.rate * float64(time.Second)))))
+			due := time.NewTimer(time.Until(turn))
 			select {
 			case <-due.C:
 			case <-ctx.Done(): // what is left fails at once, and stays pending
 			}
 			due.Stop()
+			if turn = turn.Add(time.Duration(float64(time.Second) / f.rate)); turn.Before(time.Now()) {
+				turn = time.Now() // what was held is not made up for in a burst
+			}
 		}
-		done[i], errs[i] = f.replay(ctx, s, id, &blocks)
+		if err := f.job.proceed(ctx); err != nil {
+			s.note("%d letters stay pending", len(ids)-i)
+			return done[:i], append(errs[:i], err)
+		}
+		done[i], errs[i] = f.replay(ctx, s, id, &blocks, stuck)
+		f.job.count(done[i].Sent)
 		s.progress("replayed", i+1, len(ids))
 	}
 	for i := range done {
@@ -219,16 +236,24 @@ func covers(scope messages.Scope, d *messages.DeadLetter) bool {
 	return false
 }
 
-func (f *replayFlags) replay(ctx context.Context, s *session, id string, blocks *killBlocks) (replayView, error) {
+func (f *replayFlags) replay(ctx context.Context, s *session, id string, blocks *killBlocks, stuck map[string]bool) (replayView, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	info, err := s.DeadLetter(ctx, id)
+	domain := info.Letter.Context.Domain
 	if err == nil {
-		if err := f.allowed(ctx, s, &info, blocks); err != nil {
+		err = f.allowed(ctx, s, &info, blocks)
+		if err == nil && domain != "" && stuck[domain] {
+			err = fmt.Errorf("dead letter %s: %w: one of domain %s before it could not be sent", id, messages.ErrUnavailable, domain)
+		}
+		if err != nil {
 			return replayView{ID: id, Error: oneLine(err)}, err
 		}
 	}
 	t, err := s.ReplayDeadLetter(ctx, id, f.by)
+	if errors.Is(err, messages.ErrUnavailable) {
+		stuck[domain] = true
+	}
 	if err != nil {
 		return replayView{ID: id, Error: oneLine(err)}, tryTo(err, "forseti dlq show "+id)
 	}
