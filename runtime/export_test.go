@@ -1,9 +1,11 @@
 package runtime
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
+	"github.com/forseti-go/forseti/cluster"
 	"github.com/forseti-go/forseti/messages"
 )
 
@@ -46,3 +48,6 @@ func DecodeKillFile(text []byte) ([]messages.KillState, error) { return decodeKi
 
 // AnswerStrategy answers a request as it comes from the wire.
 var AnswerStrategy = answerStrategy
+
+// Bury is what becomes of a stray task.
+func Bury(rt *Runtime) func(context.Context, cluster.Stray) error { return rt.bury }

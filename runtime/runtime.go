@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,9 @@ type Config struct {
 	StateDir string
 	// EventHistory is how many of the last events are kept, see [Runtime.Watch]. Default 1024; at most 65536.
 	EventHistory int
+	// UnhandledAfter is how long a stored task of a type that no node has ever taken waits before it becomes a dead letter with the
+	// reason "unhandled". Default [DefaultUnhandledAfter]; below 0: for ever.
+	UnhandledAfter time.Duration
 }
 
 // Option is a collaborator of a runtime. Repeating one replaces it.
@@ -136,7 +140,7 @@ func Start(ctx context.Context, cfg Config, opts ...Option) (*Runtime, error) {
 		return nil, errors.Join(fmt.Errorf("runtime: %w", err), sys.Close(context.WithoutCancel(ctx)))
 	}
 	if rt.cluster != nil {
-		if err := rt.join(ctx, control); err != nil {
+		if err := rt.join(ctx, control, cmp.Or(cfg.UnhandledAfter, DefaultUnhandledAfter)); err != nil {
 			stop()
 			rt.end(err)
 			return nil, errors.Join(fmt.Errorf("runtime: %w", err), sys.Close(context.WithoutCancel(ctx)))
@@ -150,7 +154,7 @@ func Start(ctx context.Context, cfg Config, opts ...Option) (*Runtime, error) {
 }
 
 // join follows the cluster's control state, and tells the cluster what happens here.
-func (rt *Runtime) join(ctx, life context.Context) error {
+func (rt *Runtime) join(ctx, life context.Context, unhandledAfter time.Duration) error {
 	rt.forward(life)
 	watch, cancel := context.WithCancel(life)
 	detach := context.AfterFunc(ctx, cancel) // the caller bounds the first read only
@@ -159,7 +163,10 @@ func (rt *Runtime) join(ctx, life context.Context) error {
 	if err := rt.watchKill(watch); err != nil {
 		return err
 	}
-	return rt.cluster.WatchCancellations(watch, rt.canceled.order)
+	if err := rt.cluster.WatchCancellations(watch, rt.canceled.order); err != nil {
+		return err
+	}
+	return rt.watchStrays(life, unhandledAfter)
 }
 
 // Node is this node's name.

@@ -42,7 +42,7 @@ func parent(cmd *cobra.Command) *cobra.Command {
 			return nil
 		}
 		err := fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())
-		cmd.SuggestionsMinimumDistance = 2
+		cmd.SuggestionsMinimumDistance = min(2, max(len(args[0])-2, 1)) // of three letters, another one is a third of the name
 		if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
 			return tryTo(err, cmd.CommandPath()+" "+strings.Join(like, ", or "+cmd.CommandPath()+" "))
 		}
