@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	goruntime "runtime"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -653,4 +655,27 @@ func BenchmarkStrategy(b *testing.B) {
 			})
 		})
 	}
+}
+
+// What an instance of a small detector takes, with its actors and its stand-in: B/key.
+func BenchmarkStrategyMemory(b *testing.B) {
+	b.Run("forseti", func(b *testing.B) {
+		b.Run("100k keys", func(b *testing.B) {
+			sys := newSystem(b)
+			s := strategyOf(b, sys, StrategySpec{MaxKeys: b.N + 1, Make: func(string) (any, error) { return single{detect.NewEWZ(0.02, 3)}, nil }})
+			var before, after goruntime.MemStats
+			goruntime.GC()
+			goruntime.ReadMemStats(&before)
+			for i := range b.N {
+				_ = s.Update(strconv.Itoa(i), sample(1))
+			}
+			for s.Status().Ready < b.N {
+				time.Sleep(10 * time.Millisecond)
+			}
+			b.StopTimer()
+			goruntime.GC()
+			goruntime.ReadMemStats(&after)
+			b.ReportMetric(float64(after.HeapAlloc+after.StackInuse-before.HeapAlloc-before.StackInuse)/float64(b.N), "B/key")
+		})
+	})
 }

@@ -41,7 +41,10 @@ type trial struct {
 }
 
 // packages is where the benchmarks lie: the bare gates beside what they measure, all else in this module.
-var packages = map[string]string{"actors": "github.com/forseti-go/forseti/actors", "rivals": "github.com/forseti-go/forseti/cmd/forseti-bench/rivals"}
+var packages = map[string]string{
+	"actors": "github.com/forseti-go/forseti/actors", "rivals": "github.com/forseti-go/forseti/cmd/forseti-bench/rivals",
+	"detect": "github.com/forseti-go/forseti/strategies/detect", "forecast": "github.com/forseti-go/forseti/strategies/forecast",
+}
 
 // rivalModules are the modules whose versions the table's header tells.
 var rivalModules = []string{
@@ -104,6 +107,14 @@ func shown(names ...string) (m []mode) {
 		m = append(m, mode{name: name})
 	}
 	return m
+}
+
+// strategy is a built-in one, without an actor.
+func strategy(pkg, bench string, ns float64) trial {
+	return trial{
+		work: "strategy " + pkg + ", " + bench, ours: subject{name: "forseti", pkg: pkg, bench: bench},
+		modes: []mode{{name: "one by one", ns: ns, most: allocs(0)}},
+	}
 }
 
 // trials is all that is measured, in the table's order, with what is asked of it.
@@ -299,6 +310,21 @@ var trials = []trial{
 		work: "the same: 99 of 100", unit: "p99-ns", waits: true,
 		ours: of("TaskLatency", "forseti"), rivals: all("TaskLatency", barePublish),
 		modes: shown("one at a time"),
+	},
+	strategy("detect", "Observe/zscore", 100), strategy("detect", "Observe/ewz", 100), strategy("detect", "Observe/ewma", 100),
+	strategy("detect", "Observe/cusum", 100), strategy("detect", "Observe/page-hinkley", 100), strategy("detect", "Observe/robust-z", 250),
+	strategy("detect", "Observe/iqr", 250), strategy("detect", "Observe/surprise", 250), strategy("detect", "Observe/adwin", 0), strategy("detect", "Observe/ensemble", 0),
+	strategy("forecast", "Update/ewma", 100), strategy("forecast", "Update/holt", 100), strategy("forecast", "Update/damped", 100),
+	strategy("forecast", "Update/holt-winters", 100), strategy("forecast", "Update/seasonal-naive", 100), strategy("forecast", "Update/auto", 0),
+	{
+		work: "strategy through its actor, one sample at a time", waits: true,
+		ours: subject{name: "forseti", pkg: "actors", bench: "Strategy/alone"}, rivals: []subject{{name: "forseti in batches", pkg: "actors", bench: "Strategy/batches"}},
+		modes: shown(serial, crowd),
+	},
+	{
+		work: "strategy, an instance for each key", unit: "B/key",
+		ours:  subject{name: "forseti", pkg: "actors", bench: "StrategyMemory/forseti"},
+		modes: []mode{{name: "100k keys", benchtime: "100000x"}},
 	},
 	{
 		work: "cache: a hit",

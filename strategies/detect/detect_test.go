@@ -288,12 +288,14 @@ func BenchmarkObserve(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			d := made(b, name, nil)
 			observe(b, d, values...)
-			b.ReportAllocs()
-			i := 0
-			for b.Loop() {
-				_, _ = d.Observe(strategies.Sample{Value: values[i&8191]})
-				i++
-			}
+			b.Run("one by one", func(b *testing.B) {
+				b.ReportAllocs()
+				i := 0
+				for b.Loop() {
+					_, _ = d.Observe(strategies.Sample{Value: values[i&8191]})
+					i++
+				}
+			})
 		})
 	}
 }
