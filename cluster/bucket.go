@@ -13,6 +13,9 @@ import (
 	"github.com/forseti-go/forseti/messages"
 )
 
+// kvOperation is the header of a deletion.
+const kvOperation = "KV-Operation"
+
 // bucket is a key-value store whose reads are answered by its leader. Its stream denies direct reads, so
 // that neither the key-value API nor the stream API makes any.
 type bucket struct {
@@ -30,6 +33,7 @@ type entry struct {
 	revision uint64
 	at       time.Time
 	deleted  bool
+	expired  bool // it is deleted because its TTL was over
 }
 
 func openBucket(ctx context.Context, js jetstream.JetStream, name string) (*bucket, error) {
@@ -97,7 +101,19 @@ func (b *bucket) put(ctx context.Context, key string, value []byte, revision uin
 
 // remove deletes a key if its revision is still the given one.
 func (b *bucket) remove(ctx context.Context, key string, revision uint64) error {
-	_, err := b.write(ctx, &nats.Msg{Subject: b.prefix + key, Header: nats.Header{"KV-Operation": {"DEL"}}}, revision)
+	_, err := b.write(ctx, &nats.Msg{Subject: b.prefix + key, Header: nats.Header{kvOperation: {"DEL"}}}, revision)
+	return err
+}
+
+// putFor is put for a key that the server deletes after a TTL of whole seconds, unless it is written again before. One
+// written by put stays for good.
+func (b *bucket) putFor(ctx context.Context, key string, value []byte, revision uint64, ttl time.Duration) (uint64, error) {
+	return b.write(ctx, &nats.Msg{Subject: b.prefix + key, Data: value, Header: nats.Header{jetstream.MsgTTLHeader: {ttl.String()}}}, revision)
+}
+
+// removeFor is remove, and forgets after a TTL that there was such a key.
+func (b *bucket) removeFor(ctx context.Context, key string, revision uint64, ttl time.Duration) error {
+	_, err := b.write(ctx, &nats.Msg{Subject: b.prefix + key, Header: nats.Header{kvOperation: {"DEL"}, jetstream.MsgTTLHeader: {ttl.String()}}}, revision)
 	return err
 }
 
@@ -120,7 +136,8 @@ func (b *bucket) write(ctx context.Context, m *nats.Msg, revision uint64) (uint6
 func (b *bucket) entry(m *jetstream.RawStreamMsg) entry {
 	return entry{
 		key: strings.TrimPrefix(m.Subject, b.prefix), value: m.Data, revision: m.Sequence, at: m.Time,
-		deleted: m.Header.Get("KV-Operation") != "",
+		deleted: m.Header.Get(kvOperation) != "" || m.Header.Get(jetstream.MarkerReasonHeader) != "",
+		expired: m.Header.Get(jetstream.MarkerReasonHeader) == "MaxAge",
 	}
 }
 

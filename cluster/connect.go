@@ -62,7 +62,7 @@ type Cluster struct {
 	js    jetstream.JetStream
 
 	tasks, results, dlq, events, sched jetstream.Stream
-	control, dlqState                  *bucket
+	control, dlqState, leases, nodes   *bucket
 
 	freshness freshness
 	clock     clock
@@ -210,11 +210,13 @@ func (c *Cluster) prepare(ctx context.Context) error {
 			return fmt.Errorf("stream %s: %w", s.name, unavailable(err))
 		}
 	}
-	if c.control, err = openBucket(ctx, js, c.names.controlBucket); err != nil {
-		return err
-	}
-	if c.dlqState, err = openBucket(ctx, js, c.names.dlqStateBucket); err != nil {
-		return err
+	for _, b := range []struct {
+		name string
+		to   **bucket
+	}{{c.names.controlBucket, &c.control}, {c.names.dlqStateBucket, &c.dlqState}, {c.names.leaseBucket, &c.leases}, {c.names.nodeBucket, &c.nodes}} {
+		if *b.to, err = openBucket(ctx, js, b.name); err != nil {
+			return err
+		}
 	}
 	_, err = c.controlInfo(ctx) // for the server's clock
 	return err

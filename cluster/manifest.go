@@ -66,7 +66,12 @@ func (c Config) manifest(n names) []jetstream.StreamConfig {
 	cancel := bucket(n.cancelBucket, "Forseti: tasks that are not wanted any more")
 	cancel.MaxAge, cancel.MaxMsgs = cancelMaxAge, maxCancellations
 
-	return []jetstream.StreamConfig{tasks, sched, results, dlq, events, control, dlqState, cancel}
+	leases := bucket(n.leaseBucket, "Forseti: who does alone what one node does for all")
+	leases.AllowMsgTTL = true
+	nodes := bucket(n.nodeBucket, "Forseti: the nodes that are there")
+	nodes.AllowMsgTTL, nodes.SubjectDeleteMarkerTTL = true, lostNodeTTL
+
+	return []jetstream.StreamConfig{tasks, sched, results, dlq, events, control, dlqState, cancel, leases, nodes}
 }
 
 // consumerConfig is the durable consumer of a lane that all nodes that handle a task type share. MaxDeliver is
@@ -148,6 +153,12 @@ func verifyStream(is, want jetstream.StreamConfig) error {
 	check("sealed", is.Sealed, want.Sealed)
 	check("no ack", is.NoAck, want.NoAck)
 	check("schedules", is.AllowMsgSchedules, want.AllowMsgSchedules)
+	if want.AllowMsgTTL {
+		check("message TTLs", is.AllowMsgTTL, true)
+	}
+	if want.SubjectDeleteMarkerTTL > 0 {
+		check("delete marker TTL", is.SubjectDeleteMarkerTTL, want.SubjectDeleteMarkerTTL)
+	}
 	if want.AllowMsgSchedules { // it would drop the oldest schedules
 		check("max bytes", is.MaxBytes, want.MaxBytes)
 		check("max messages", is.MaxMsgs, want.MaxMsgs)

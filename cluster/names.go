@@ -55,6 +55,7 @@ type names struct {
 	sched                         string // another
 	controlBucket, dlqStateBucket string
 	cancelBucket                  string
+	leaseBucket, nodeBucket       string
 	service                       string // in the NATS services API
 }
 
@@ -75,7 +76,7 @@ func namesOf(prefix string) names {
 		prefix: prefix,
 		tasks:  base + "_TASKS", results: base + "_RESULTS", dlq: base + "_DLQ", events: base + "_EVENTS", sched: base + "_SCHED",
 		controlBucket: low + "_control", dlqStateBucket: low + "_dlq_state",
-		cancelBucket: low + "_cancel", service: low,
+		cancelBucket: low + "_cancel", leaseBucket: low + "_leases", nodeBucket: low + "_nodes", service: low,
 	}
 }
 
@@ -83,6 +84,12 @@ func (n names) task(typ string, l lane) string { return n.prefix + ".task." + ty
 func (n names) result(taskID string) string    { return n.prefix + ".result." + SubjectToken(taskID) }
 func (n names) call(typ string) string         { return n.prefix + ".call." + typ }
 func (n names) control(verb string) string     { return n.prefix + ".ctl.all." + verb }
+
+
+// alive is where a node answers that it is there.
+func (n names) alive(node, incarnation string) string {
+	return n.prefix + ".ctl." + node + "." + incarnation + ".alive"
+}
 
 // scheduled is where a task waits that its sender put off. One that its handler put off has a token more, so that it never
 // meets one that was sent under the same id meanwhile.

@@ -1,0 +1,5 @@
+package cluster
+
+import "time"
+
+const lostNodeTTL = time.Minute
