@@ -111,10 +111,32 @@ func (b *bucket) putFor(ctx context.Context, key string, value []byte, revision 
 	return b.write(ctx, &nats.Msg{Subject: b.prefix + key, Data: value, Header: nats.Header{jetstream.MsgTTLHeader: {ttl.String()}}}, revision)
 }
 
-// removeFor is remove, and forgets after a TTL that there was such a key.
-func (b *bucket) removeFor(ctx context.Context, key string, revision uint64, ttl time.Duration) error {
-	_, err := b.write(ctx, &nats.Msg{Subject: b.prefix + key, Header: nats.Header{kvOperation: {"DEL"}, jetstream.MsgTTLHeader: {ttl.String()}}}, revision)
+// forget is remove, and the server soon forgets that there was such a key.
+func (b *bucket) forget(ctx context.Context, key string, revision uint64) error {
+	_, err := b.write(ctx, b.purge(key), revision)
 	return err
+}
+
+// setFor is putFor whatever the key's revision.
+func (b *bucket) setFor(ctx context.Context, key string, value []byte, ttl time.Duration) error {
+	return b.overwrite(ctx, &nats.Msg{Subject: b.prefix + key, Data: value, Header: nats.Header{jetstream.MsgTTLHeader: {ttl.String()}}})
+}
+
+// clear is forget whatever the key's revision.
+func (b *bucket) clear(ctx context.Context, key string) error { return b.overwrite(ctx, b.purge(key)) }
+
+// purge is the message of a deletion that the server forgets. Of one of another operation it would then say that a key expired.
+func (b *bucket) purge(key string) *nats.Msg {
+	return &nats.Msg{Subject: b.prefix + key, Header: nats.Header{kvOperation: {"PURGE"}, jetstream.MsgTTLHeader: {"1s"}}}
+}
+
+func (b *bucket) overwrite(ctx context.Context, m *nats.Msg) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	if _, err := b.js.PublishMsg(ctx, m); err != nil {
+		return fmt.Errorf("key %s: %w", strings.TrimPrefix(m.Subject, b.prefix), unavailable(err))
+	}
+	return nil
 }
 
 func (b *bucket) write(ctx context.Context, m *nats.Msg, revision uint64) (uint64, error) {

@@ -62,7 +62,8 @@ type Cluster struct {
 	js    jetstream.JetStream
 
 	tasks, results, dlq, events, sched jetstream.Stream
-	control, dlqState, leases, nodes   *bucket
+	control, dlqState, cancels         *bucket
+	leases, nodes                      *bucket
 
 	freshness freshness
 	clock     clock
@@ -213,7 +214,7 @@ func (c *Cluster) prepare(ctx context.Context) error {
 	for _, b := range []struct {
 		name string
 		to   **bucket
-	}{{c.names.controlBucket, &c.control}, {c.names.dlqStateBucket, &c.dlqState}, {c.names.leaseBucket, &c.leases}, {c.names.nodeBucket, &c.nodes}} {
+	}{{c.names.controlBucket, &c.control}, {c.names.dlqStateBucket, &c.dlqState}, {c.names.cancelBucket, &c.cancels}, {c.names.leaseBucket, &c.leases}, {c.names.nodeBucket, &c.nodes}} {
 		if *b.to, err = openBucket(ctx, js, b.name); err != nil {
 			return err
 		}

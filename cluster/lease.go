@@ -241,12 +241,12 @@ func (l *Lease) giveBack(ctx context.Context) error {
 	if revision == 0 || errors.Is(context.Cause(l.ctx), ErrLeaseLost) {
 		return nil
 	}
-	err := l.c.leases.removeFor(ctx, l.name, revision, l.ttl)
+	err := l.c.leases.forget(ctx, l.name, revision)
 	if errors.Is(err, messages.ErrConflict) { // the answer to the last renewal got lost, or it is another's
 		var e entry
 		var mine bool
 		if e, mine, err = l.read(ctx); mine {
-			err = l.c.leases.removeFor(ctx, l.name, e.revision, l.ttl)
+			err = l.c.leases.forget(ctx, l.name, e.revision)
 		}
 	}
 	if err == nil {

@@ -85,7 +85,6 @@ func (n names) result(taskID string) string    { return n.prefix + ".result." + 
 func (n names) call(typ string) string         { return n.prefix + ".call." + typ }
 func (n names) control(verb string) string     { return n.prefix + ".ctl.all." + verb }
 
-
 // alive is where a node answers that it is there.
 func (n names) alive(node, incarnation string) string {
 	return n.prefix + ".ctl." + node + "." + incarnation + ".alive"

@@ -139,6 +139,17 @@ func (c *Cluster) KeepsOrder(ctx context.Context, typ string) (bool, error) {
 // when its producer gave none: from the sequence and, as those start again with a new stream, the instant. Its
 // priority is what the subject says, and without a partition there it has no ordering key.
 func (n names) decodeTask(m *nats.Msg) (messages.Task, error) {
+	meta, err := m.Metadata()
+	if err != nil {
+		err = &messages.FieldError{Field: "ack subject", Value: m.Reply, Allowed: "one of JetStream's"}
+		meta = &nats.MsgMetadata{}
+	}
+	t, bad := n.taskFrom(&jetstream.RawStreamMsg{Subject: m.Subject, Header: m.Header, Data: m.Data, Sequence: meta.Sequence.Stream, Time: meta.Timestamp}, int(meta.NumDelivered))
+	return t, errors.Join(bad, err)
+}
+
+// taskFrom reads a task from a message as the task stream has it.
+func (n names) taskFrom(m *jetstream.RawStreamMsg, deliveries int) (messages.Task, error) {
 	typ, l, ok := n.taskSubject(m.Subject)
 	t, err := messages.DecodeTask(typ, messages.Header(m.Header), m.Data)
 	if !ok {
@@ -148,11 +159,7 @@ func (n names) decodeTask(m *nats.Msg) (messages.Task, error) {
 	if !l.ordered() {
 		t.Key = ""
 	}
-	if meta, metaErr := m.Metadata(); metaErr == nil {
-		t.Stream, t.Sequence, t.Delivery, t.StoredAt = meta.Stream, meta.Sequence.Stream, t.Origin.Deliveries+int(meta.NumDelivered), meta.Timestamp
-	} else {
-		err = errors.Join(err, &messages.FieldError{Field: "ack subject", Value: m.Reply, Allowed: "one of JetStream's"})
-	}
+	t.Stream, t.Sequence, t.Delivery, t.StoredAt = n.tasks, m.Sequence, t.Origin.Deliveries+deliveries, m.Time
 	if t.ID == "" {
 		t.ID = fmt.Sprintf("%s-%d-%x", t.Stream, t.Sequence, t.StoredAt.UnixNano())
 	}

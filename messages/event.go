@@ -48,6 +48,8 @@ const (
 	NodeStarted          Kind = "node.started"
 	NodeDraining         Kind = "node.draining"
 	NodeStopped          Kind = "node.stopped"
+	NodeLost             Kind = "node.lost"       // told by the janitor: it was not heard of any more, and had not said goodbye
+	NodeNameTaken        Kind = "node.name_taken" // it was not heard of for a while, and another one took its name
 	Disconnected         Kind = "nats.disconnected"
 	Reconnected          Kind = "nats.reconnected"
 	ErrorBudgetLevel     Kind = "errorbudget.level"     // a series of an error budget is at another level
