@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,20 +65,23 @@ func (b *bucket) get(ctx context.Context, key string) (entry, error) {
 	return b.entry(m), nil
 }
 
-// all reads every key under a filter such as "kill.>", in the order of revisions.
+// all reads every key under a filter such as "kill.>", in the order of revisions. One that is written meanwhile is there once, as
+// it was read last.
 func (b *bucket) all(ctx context.Context, filter string) ([]entry, error) {
 	var found []entry
+	last := map[string]uint64{}
 	for seq := uint64(1); ; {
 		one, cancel := bounded(ctx)
 		m, err := b.stream.GetMsg(one, seq, jetstream.WithGetMsgSubject(b.prefix+filter))
 		cancel()
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			return found, nil
+			return slices.DeleteFunc(found, func(e entry) bool { return e.revision < last[e.key] }), nil
 		}
 		if err != nil {
 			return nil, fmt.Errorf("bucket %s: %w", b.name, unavailable(err))
 		}
-		found = append(found, b.entry(m))
+		e := b.entry(m)
+		found, last[e.key] = append(found, e), e.revision
 		seq = m.Sequence + 1
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/forseti-go/forseti/messages"
@@ -22,7 +21,9 @@ const DefaultUnhandledAfter = 24 * time.Hour
 const (
 	janitorLease = "janitor"
 	sweepEvery   = 30 * time.Second
-	janitorPause = time.Second // before what failed as a whole is begun again
+	janitorPause = time.Second // before what failed is begun again
+
+	advisoriesMaxBytes = 16 << 20
 )
 
 // JanitorConfig says how a node does the janitor's work when that is its turn.
@@ -68,8 +69,8 @@ type Janitor struct {
 //     UnhandledAfter they become dead letters with the reason "unhandled"; those that expired or were canceled meanwhile end
 //     as such.
 //   - Tasks that the server delivers to nobody any more: somebody limited the deliveries of one of our consumers. They become
-//     dead letters with the reason "max-deliveries", at once when the server tells of one by an advisory. One that a client
-//     of another kind terminated is gone from the stream: a letter without a body says so.
+//     dead letters with the reason "max-deliveries": the server's advisories tell of them, which are stored while there is no
+//     janitor. One that a client of another kind terminated is gone from the stream: a letter without a body says so.
 //   - Nodes that were not heard of for 15 seconds and did not say goodbye: an event tells of each.
 //
 // It ends a task as a node does: dead letter, result, what became of the letter it is a replay of, and only then it is taken
@@ -146,47 +147,74 @@ func (j *Janitor) term(ctx context.Context, l *Lease) error {
 		_ = l.Release(last)
 	}()
 	j.c.startMover()
-	advisories := make(chan *nats.Msg, 1024) // what does not fit is found by the sweep
-	for _, kind := range []string{maxDeliveriesAdvisory, terminatedAdvisory} {
-		sub, err := j.c.nc.ChanSubscribe(kind+j.c.names.tasks+".*", advisories)
-		if err != nil {
-			return unavailable(err)
-		}
-		defer func() { _ = sub.Unsubscribe() }()
-	}
 	j.stuck, j.told = map[uint64]bool{}, map[string]bool{}
 	j.active.Store(true)
 	defer j.active.Store(false)
 	j.terms.Add(1)
 	j.c.log.Info("this node is the janitor now", "token", l.Token())
-	return j.work(l.Context(), advisories)
+	err := j.work(l.Context())
+	if cause := context.Cause(l.Context()); cause != nil {
+		return cause
+	}
+	return err
 }
 
-func (j *Janitor) work(ctx context.Context, advisories <-chan *nats.Msg) error {
-	every := min(sweepEvery, j.cfg.UnhandledAfter)
-	due := time.NewTimer(0)
-	defer due.Stop()
-	for failures := 0; ; {
-		var err error
-		select {
-		case <-ctx.Done():
-			if errors.Is(context.Cause(ctx), ErrLeaseLost) {
-				return context.Cause(ctx)
-			}
-			return nil
-		case m := <-advisories:
-			err = j.advised(ctx, m)
-		case <-due.C:
-			err = j.sweep(ctx)
-			due.Reset(every)
-		}
-		if err != nil && ctx.Err() == nil {
-			if failures++; failures%60 == 1 {
-				j.c.log.Warn("janitor", "error", err, "failures", failures)
-			}
-			j.c.mend(ctx, err)
-		}
+// work reads advisories, and sweeps between them, until ctx ends or advisories cannot be read.
+func (j *Janitor) work(ctx context.Context) error {
+	one, cancel := bounded(ctx)
+	defer cancel()
+	k, err := j.c.js.CreateOrUpdateConsumer(one, j.c.names.advisories, j.c.names.janitorConfig())
+	if err != nil {
+		return unavailable(err)
 	}
+	advisories, err := k.Messages(jetstream.PullMaxMessages(unhandledBatch))
+	if err != nil {
+		return unavailable(err)
+	}
+	defer advisories.Stop()
+	every := min(sweepEvery, j.cfg.UnhandledAfter)
+	for failures := 0; ctx.Err() == nil; {
+		err := j.sweep(ctx)
+		for due := time.Now().Add(every); err == nil; {
+			err = j.nextAdvisory(ctx, advisories, due)
+		}
+		switch {
+		case errors.Is(err, errSweep):
+			failures = 0
+			continue
+		case errors.Is(err, errNoAdvisories), ctx.Err() != nil:
+			return err
+		}
+		if failures++; failures%60 == 1 {
+			j.c.log.Warn("janitor", "error", err, "failures", failures)
+		}
+		j.c.mend(ctx, err)
+		sleep(ctx, janitorPause)
+	}
+	return nil
+}
+
+var (
+	errSweep        = errors.New("it is time to sweep")
+	errNoAdvisories = errors.New("advisories cannot be read")
+)
+
+// nextAdvisory deals with the next advisory, unless it is time to sweep first. One that cannot be dealt with comes again.
+func (j *Janitor) nextAdvisory(ctx context.Context, advisories jetstream.MessagesContext, due time.Time) error {
+	wait, cancel := context.WithDeadline(ctx, due)
+	defer cancel()
+	m, err := advisories.Next(jetstream.NextContext(wait))
+	switch {
+	case err == nil:
+	case wait.Err() != nil:
+		return errSweep
+	default:
+		return fmt.Errorf("%w: %w", errNoAdvisories, err)
+	}
+	if err := j.advised(ctx, m.Subject(), m.Data()); err != nil {
+		return errors.Join(err, m.NakWithDelay(janitorPause))
+	}
+	return m.Ack()
 }
 
 // sweep looks for all there is to do.
@@ -226,21 +254,21 @@ const (
 )
 
 // advised deals with the message that an advisory is about.
-func (j *Janitor) advised(ctx context.Context, m *nats.Msg) error {
+func (j *Janitor) advised(ctx context.Context, subject string, text []byte) error {
 	var a struct {
 		Consumer   string `json:"consumer"`
 		Sequence   uint64 `json:"stream_seq"`
 		Deliveries int    `json:"deliveries"`
 		Reason     string `json:"reason"`
 	}
-	if json.Unmarshal(m.Data, &a) != nil || a.Sequence == 0 {
+	if json.Unmarshal(text, &a) != nil || a.Sequence == 0 {
 		return nil // not the server's
 	}
 	typ, ours := typeOfConsumer(a.Consumer)
 	if !ours {
 		return nil
 	}
-	if strings.HasPrefix(m.Subject, maxDeliveriesAdvisory) {
+	if strings.HasPrefix(subject, maxDeliveriesAdvisory) {
 		return j.endSequence(ctx, a.Sequence, a.Deliveries)
 	}
 	why := fmt.Sprintf("terminated by a client of consumer %s after %d deliveries: it is gone from the stream", a.Consumer, a.Deliveries)
@@ -260,32 +288,36 @@ func (j *Janitor) advised(ctx context.Context, m *nats.Msg) error {
 	return j.store(ctx, &letter)
 }
 
-// endStuck ends the tasks that no consumer will deliver any more: a consumer has nothing to do with what is below its floor, and
-// yet it is stored. What was acknowledged a moment ago may just be on its way out, so it takes two sweeps to tell.
+// endStuck ends the tasks that no consumer will deliver any more though nobody told: tasks that it has delivered, nobody holds
+// and yet are stored. While somebody holds one of a lane it is not known which. What was acknowledged a moment ago may just be
+// on its way out, so it takes two sweeps to tell.
 func (j *Janitor) endStuck(ctx context.Context) error {
 	one, cancel := bounded(ctx)
 	defer cancel()
-	var consumers []*jetstream.ConsumerInfo
+	tasks, err := j.c.tasks.Info(one, jetstream.WithSubjectFilter(j.c.names.prefix+".task.>"))
+	if err != nil {
+		return unavailable(err)
+	}
+	var idle []*jetstream.ConsumerInfo
 	list := j.c.tasks.ListConsumers(one)
 	for k := range list.Info() {
-		consumers = append(consumers, k)
+		if k.NumAckPending == 0 && tasks.State.Subjects[k.Config.FilterSubject] > k.NumPending {
+			idle = append(idle, k)
+		}
 	}
 	if err := list.Err(); err != nil {
 		return unavailable(err)
 	}
 	found := map[uint64]bool{}
 	var errs []error
-	for _, k := range consumers {
-		if _, _, ok := j.c.names.taskSubject(k.Config.FilterSubject); !ok {
-			continue
-		}
-		for seq := uint64(1); seq <= k.AckFloor.Stream; {
+	for _, k := range idle {
+		for seq := uint64(1); seq <= k.Delivered.Stream; {
 			m, err := j.c.taskAt(ctx, seq, jetstream.WithGetMsgSubject(k.Config.FilterSubject))
 			if err != nil {
 				errs = append(errs, err)
 				break
 			}
-			if m == nil || m.Sequence > k.AckFloor.Stream {
+			if m == nil || m.Sequence > k.Delivered.Stream {
 				break
 			}
 			seq = m.Sequence + 1

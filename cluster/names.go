@@ -52,7 +52,7 @@ func orNone(name string) string {
 type names struct {
 	prefix                        string
 	tasks, results, dlq, events   string // streams
-	sched                         string // another
+	sched, advisories             string // others
 	controlBucket, dlqStateBucket string
 	cancelBucket                  string
 	leaseBucket, nodeBucket       string
@@ -74,7 +74,7 @@ func namesOf(prefix string) names {
 	low := strings.ToLower(base)
 	return names{
 		prefix: prefix,
-		tasks:  base + "_TASKS", results: base + "_RESULTS", dlq: base + "_DLQ", events: base + "_EVENTS", sched: base + "_SCHED",
+		tasks:  base + "_TASKS", results: base + "_RESULTS", dlq: base + "_DLQ", events: base + "_EVENTS", sched: base + "_SCHED", advisories: base + "_ADVISORIES",
 		controlBucket: low + "_control", dlqStateBucket: low + "_dlq_state",
 		cancelBucket: low + "_cancel", leaseBucket: low + "_leases", nodeBucket: low + "_nodes", service: low,
 	}
