@@ -103,7 +103,7 @@ func (b *bucket) put(ctx context.Context, key string, value []byte, revision uin
 	return b.write(ctx, &nats.Msg{Subject: b.prefix + key, Data: value}, revision)
 }
 
-// remove deletes a key if its revision is still the given one.
+// remove deletes a key if its revision is still the given one. The deletion stays.
 func (b *bucket) remove(ctx context.Context, key string, revision uint64) error {
 	_, err := b.write(ctx, &nats.Msg{Subject: b.prefix + key, Header: nats.Header{kvOperation: {"DEL"}}}, revision)
 	return err
@@ -130,8 +130,9 @@ func (b *bucket) setFor(ctx context.Context, key string, value []byte, ttl time.
 func (b *bucket) clear(ctx context.Context, key string) error { return b.overwrite(ctx, b.purge(key)) }
 
 // purge is the message of a deletion that the server forgets. Of one of another operation it would then say that a key expired.
+// It lasts for a while: a server that is killed may bring back what was replaced, but not past what replaced it.
 func (b *bucket) purge(key string) *nats.Msg {
-	return &nats.Msg{Subject: b.prefix + key, Header: nats.Header{kvOperation: {"PURGE"}, jetstream.MsgTTLHeader: {"1s"}}}
+	return &nats.Msg{Subject: b.prefix + key, Header: nats.Header{kvOperation: {"PURGE"}, jetstream.MsgTTLHeader: {duplicateWindow.String()}}}
 }
 
 func (b *bucket) overwrite(ctx context.Context, m *nats.Msg) error {

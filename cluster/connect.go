@@ -65,6 +65,8 @@ type Cluster struct {
 	control, dlqState, cancels         *bucket
 	leases, nodes                      *bucket
 
+	incarnation string // tells us from others of our name
+
 	freshness freshness
 	clock     clock
 	moving    sync.Once
@@ -98,7 +100,7 @@ func Connect(ctx context.Context, cfg Config, opts ...Option) (*Cluster, error) 
 		return nil, err
 	}
 	c := &Cluster{
-		cfg: cfg, names: namesOf(cfg.Prefix), hooks: map[int]func(){}, listeners: map[int]func(messages.Event){}, consumers: map[*Consumer]struct{}{},
+		cfg: cfg, names: namesOf(cfg.Prefix), incarnation: messages.NewID(), hooks: map[int]func(){}, listeners: map[int]func(messages.Event){}, consumers: map[*Consumer]struct{}{},
 		closed: make(chan struct{}), closeDone: make(chan struct{}),
 	}
 	for _, o := range opts {

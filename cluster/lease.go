@@ -30,8 +30,8 @@ var (
 
 // LeaseHeldError says that somebody else holds a lease. It matches [messages.ErrConflict].
 type LeaseHeldError struct {
-	Name string
-	Node string // whose it is
+	Name              string
+	Node, Incarnation string // whose it is
 }
 
 // Error names the lease and the holder.
@@ -76,9 +76,10 @@ type Lease struct {
 
 // leaseEntry is what the bucket holds of a lease.
 type leaseEntry struct {
-	Node string        `json:"node"`
-	ID   string        `json:"id"`
-	TTL  time.Duration `json:"ttl"` // in nanoseconds
+	Node        string        `json:"node"`
+	Incarnation string        `json:"incarnation"`
+	ID          string        `json:"id"`
+	TTL         time.Duration `json:"ttl"` // in nanoseconds
 }
 
 // TryAcquire takes a lease that nobody holds. The TTL, 0 for 10 s, is how long the others wait for one whose holder died:
@@ -173,18 +174,19 @@ func (c *Cluster) leaseFree(ctx context.Context, name string, ttl time.Duration)
 	return min(max(e.at.Add(held.TTL).Sub(c.Now()), ttl/10), maxLeaseTTL)
 }
 
-// LeaseHolder is the node that holds a lease; empty when nobody does.
-func (c *Cluster) LeaseHolder(ctx context.Context, name string) (node string, err error) {
+// LeaseHolder is the node that holds a lease, and its incarnation as [NodeInfo] has it; empty when nobody does.
+func (c *Cluster) LeaseHolder(ctx context.Context, name string) (node, incarnation string, err error) {
 	e, err := c.leases.get(ctx, name)
 	switch {
 	case errors.Is(err, messages.ErrNotFound):
-		return "", nil
+		return "", "", nil
 	case err != nil:
-		return "", fmt.Errorf("lease %s: %w", name, err)
+		return "", "", fmt.Errorf("lease %s: %w", name, err)
 	case e.deleted:
-		return "", nil
+		return "", "", nil
 	}
-	return c.heldBy(name, e).Node, nil
+	held := c.heldBy(name, e)
+	return held.Node, held.Incarnation, nil
 }
 
 func validLease(name string, ttl time.Duration) error {
@@ -203,7 +205,7 @@ func (c *Cluster) heldBy(name string, e entry) *LeaseHeldError {
 	if json.Unmarshal(e.value, &held) != nil || held.Node == "" {
 		held.Node = "(unknown)"
 	}
-	return &LeaseHeldError{Name: name, Node: held.Node}
+	return &LeaseHeldError{Name: name, Node: held.Node, Incarnation: held.Incarnation}
 }
 
 // Name is the lease's name.
@@ -325,7 +327,7 @@ func (l *Lease) own(value []byte) bool { return strings.Contains(string(value), 
 
 // renew writes the key if nobody else has, and asks no longer than the lease is valid.
 func (l *Lease) renew(ctx context.Context) error {
-	value, err := json.Marshal(leaseEntry{Node: l.c.cfg.Node, ID: l.id, TTL: l.ttl})
+	value, err := json.Marshal(leaseEntry{Node: l.c.cfg.Node, Incarnation: l.c.incarnation, ID: l.id, TTL: l.ttl})
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ func TestLeaseIsHeldByOne(t *testing.T) {
 	clustertest.Bubble(t, func(t *testing.T) {
 		s := clustertest.Server(t, clustertest.NoListen())
 		a, b := clustertest.Connect(t, s, "n1"), clustertest.Connect(t, s, "n2")
-		node, err := a.LeaseHolder(t.Context(), "job")
+		node, _, err := a.LeaseHolder(t.Context(), "job")
 		require.NoError(t, err)
 		require.Empty(t, node)
 		l, err := a.TryAcquire(t.Context(), "job", 0)
@@ -44,7 +44,7 @@ func TestLeaseIsHeldByOne(t *testing.T) {
 		require.True(t, l.Valid())
 		require.True(t, other.Valid())
 		require.NoError(t, l.Context().Err())
-		node, err = b.LeaseHolder(t.Context(), "job")
+		node, _, err = b.LeaseHolder(t.Context(), "job")
 		require.NoError(t, err)
 		require.Equal(t, "n1", node)
 

@@ -32,7 +32,7 @@ const (
 // NodeInfo is what a node tells of itself, every five seconds and whenever it changes.
 type NodeInfo struct {
 	Name        string    `json:"name"`
-	Incarnation string    `json:"incarnation"`     // tells nodes of one name apart: each start has its own
+	Incarnation string    `json:"incarnation"`     // tells nodes of one name apart: each connection has its own
 	Version     string    `json:"version"`         // of the program
 	Started     time.Time `json:"started"`         // when it was first heard of, by the server's clock
 	Draining    bool      `json:"draining"`        // it takes no more work
@@ -98,7 +98,7 @@ func (c *Cluster) Join(ctx context.Context, cfg JoinConfig) (*Membership, error)
 		return nil, &messages.FieldError{Field: "Describe", Value: nil, Allowed: "a function"}
 	}
 	m := &Membership{
-		c: c, cfg: cfg, me: NodeInfo{Name: c.cfg.Node, Incarnation: messages.NewID()},
+		c: c, cfg: cfg, me: NodeInfo{Name: c.cfg.Node, Incarnation: c.incarnation},
 		turn: make(chan struct{}, 1), known: map[string]int{}, left: make(chan struct{}),
 	}
 	m.key = nodeKeys + m.me.Name + "." + m.me.Incarnation
@@ -189,7 +189,7 @@ func (m *Membership) Announce(ctx context.Context) error {
 		if slices.Contains(m.handled, typ) {
 			continue
 		}
-		if err := m.c.nodes.clear(ctx, unhandledKeys+typ); err != nil {
+		if err := m.c.isHandled(ctx, typ); err != nil {
 			return fmt.Errorf("node %s: %w", m.me.Name, err)
 		}
 	}
@@ -273,7 +273,7 @@ func (c *Cluster) Nodes(ctx context.Context) ([]NodeInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	janitor, err := c.LeaseHolder(ctx, janitorLease)
+	_, janitor, err := c.LeaseHolder(ctx, janitorLease)
 	if err != nil {
 		return nil, err
 	}
@@ -284,7 +284,7 @@ func (c *Cluster) Nodes(ctx context.Context) ([]NodeInfo, error) {
 		return a.Started.Compare(b.Started)
 	})
 	for i := range nodes {
-		nodes[i].Janitor = nodes[i].Name == janitor
+		nodes[i].Janitor = nodes[i].Incarnation == janitor
 	}
 	return nodes, nil
 }
@@ -307,6 +307,9 @@ func (c *Cluster) nodesUnder(ctx context.Context, filter string) ([]NodeInfo, er
 			continue
 		}
 		n.Name, n.Incarnation, n.SeenAt, n.Janitor = name, incarnation, e.at, false
+		if n.Types == nil {
+			n.Types = []string{}
+		}
 		if n.Started.IsZero() { // its first beat
 			n.Started = e.at
 		}

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
+	"strings"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -39,20 +39,22 @@ func (j *Janitor) endUnhandled(ctx context.Context) error {
 		return err
 	}
 	var errs []error
-	for typ := range since {
-		if handled[typ] || lanes[typ] == nil {
-			errs = append(errs, j.c.nodes.clear(ctx, unhandledKeys+typ))
+	for typ, e := range since {
+		if !e.deleted && (handled[typ] || lanes[typ] == nil) {
+			if err := j.c.nodes.remove(ctx, e.key, e.revision); !errors.Is(err, messages.ErrConflict) {
+				errs = append(errs, err)
+			}
 		}
 	}
 	for typ, waits := range lanes {
-		at, known := since[typ]
+		e, known := since[typ]
 		switch {
 		case handled[typ], !messages.ValidToken(typ):
-		case !known:
-			if _, err := j.c.nodes.put(ctx, unhandledKeys+typ, nil, 0); err != nil && !errors.Is(err, messages.ErrConflict) {
+		case !known, e.deleted:
+			if _, err := j.c.nodes.put(ctx, unhandledKeys+typ, nil, e.revision); !errors.Is(err, messages.ErrConflict) {
 				errs = append(errs, err)
 			}
-		case info.TimeStamp.Sub(at) >= j.cfg.UnhandledAfter:
+		case info.TimeStamp.Sub(e.at) >= j.cfg.UnhandledAfter:
 			slices.Sort(waits)
 			for _, l := range waits {
 				errs = append(errs, j.endLane(ctx, typ, l))
@@ -86,19 +88,36 @@ func (j *Janitor) handled(ctx context.Context) (map[string]bool, error) {
 	return handled, unavailable(list.Err())
 }
 
-// unhandledSince is when the janitor first saw that no node handles a type, by the server's clock.
-func (j *Janitor) unhandledSince(ctx context.Context) (map[string]time.Time, error) {
+// unhandledSince are the keys that say since when no node handles a type, by the server's clock. They are deleted for good: one
+// that came back with a server that was killed would say too early an instant.
+func (j *Janitor) unhandledSince(ctx context.Context) (map[string]entry, error) {
 	entries, err := j.c.nodes.all(ctx, unhandledKeys+"*")
 	if err != nil {
 		return nil, err
 	}
-	since := map[string]time.Time{}
+	since := map[string]entry{}
 	for _, e := range entries {
-		if !e.deleted {
-			since[e.key[len(unhandledKeys):]] = e.at
-		}
+		since[strings.TrimPrefix(e.key, unhandledKeys)] = e
 	}
 	return since, nil
+}
+
+// isHandled deletes what says that no node handles a type.
+func (c *Cluster) isHandled(ctx context.Context, typ string) error {
+	for {
+		e, err := c.nodes.get(ctx, unhandledKeys+typ)
+		switch {
+		case errors.Is(err, messages.ErrNotFound):
+			return nil
+		case err != nil:
+			return err
+		case e.deleted:
+			return nil
+		}
+		if err = c.nodes.remove(ctx, e.key, e.revision); err == nil || !errors.Is(err, messages.ErrConflict) {
+			return err
+		}
+	}
 }
 
 // endLane ends the tasks of a lane that have waited for long enough. It takes them as a node would, from the same consumer, so

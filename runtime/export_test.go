@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/forseti-go/forseti/cluster"
 	"github.com/forseti-go/forseti/messages"
 )
 
@@ -43,3 +44,6 @@ func LabelsOf() map[string][]string {
 
 // DecodeKillFile reads the text of a kill.json.
 func DecodeKillFile(text []byte) ([]messages.KillState, error) { return decodeKillFile(text) }
+
+// NameTaken has the runtime hear of another node of its name.
+func (rt *Runtime) NameTaken(e *cluster.NameTakenError) { rt.nameTaken(e) }
