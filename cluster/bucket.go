@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,6 +13,9 @@ import (
 
 	"github.com/forseti-go/forseti/messages"
 )
+
+// kvOperation is the header of a deletion.
+const kvOperation = "KV-Operation"
 
 // bucket is a key-value store whose reads are answered by its leader. Its stream denies direct reads, so
 // that neither the key-value API nor the stream API makes any.
@@ -30,6 +34,7 @@ type entry struct {
 	revision uint64
 	at       time.Time
 	deleted  bool
+	expired  bool // it is deleted because its TTL was over
 }
 
 func openBucket(ctx context.Context, js jetstream.JetStream, name string) (*bucket, error) {
@@ -60,20 +65,23 @@ func (b *bucket) get(ctx context.Context, key string) (entry, error) {
 	return b.entry(m), nil
 }
 
-// all reads every key under a filter such as "kill.>", in the order of revisions.
+// all reads every key under a filter such as "kill.>", in the order of revisions. One that is written meanwhile is there once, as
+// it was read last.
 func (b *bucket) all(ctx context.Context, filter string) ([]entry, error) {
 	var found []entry
+	last := map[string]uint64{}
 	for seq := uint64(1); ; {
 		one, cancel := bounded(ctx)
 		m, err := b.stream.GetMsg(one, seq, jetstream.WithGetMsgSubject(b.prefix+filter))
 		cancel()
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			return found, nil
+			return slices.DeleteFunc(found, func(e entry) bool { return e.revision < last[e.key] }), nil
 		}
 		if err != nil {
 			return nil, fmt.Errorf("bucket %s: %w", b.name, unavailable(err))
 		}
-		found = append(found, b.entry(m))
+		e := b.entry(m)
+		found, last[e.key] = append(found, e), e.revision
 		seq = m.Sequence + 1
 	}
 }
@@ -95,10 +103,45 @@ func (b *bucket) put(ctx context.Context, key string, value []byte, revision uin
 	return b.write(ctx, &nats.Msg{Subject: b.prefix + key, Data: value}, revision)
 }
 
-// remove deletes a key if its revision is still the given one.
+// remove deletes a key if its revision is still the given one. The deletion stays.
 func (b *bucket) remove(ctx context.Context, key string, revision uint64) error {
-	_, err := b.write(ctx, &nats.Msg{Subject: b.prefix + key, Header: nats.Header{"KV-Operation": {"DEL"}}}, revision)
+	_, err := b.write(ctx, &nats.Msg{Subject: b.prefix + key, Header: nats.Header{kvOperation: {"DEL"}}}, revision)
 	return err
+}
+
+// putFor is put for a key that the server deletes after a TTL of whole seconds, unless it is written again before. One
+// written by put stays for good.
+func (b *bucket) putFor(ctx context.Context, key string, value []byte, revision uint64, ttl time.Duration) (uint64, error) {
+	return b.write(ctx, &nats.Msg{Subject: b.prefix + key, Data: value, Header: nats.Header{jetstream.MsgTTLHeader: {ttl.String()}}}, revision)
+}
+
+// forget is remove, and the server soon forgets that there was such a key.
+func (b *bucket) forget(ctx context.Context, key string, revision uint64) error {
+	_, err := b.write(ctx, b.purge(key), revision)
+	return err
+}
+
+// setFor is putFor whatever the key's revision.
+func (b *bucket) setFor(ctx context.Context, key string, value []byte, ttl time.Duration) error {
+	return b.overwrite(ctx, &nats.Msg{Subject: b.prefix + key, Data: value, Header: nats.Header{jetstream.MsgTTLHeader: {ttl.String()}}})
+}
+
+// clear is forget whatever the key's revision.
+func (b *bucket) clear(ctx context.Context, key string) error { return b.overwrite(ctx, b.purge(key)) }
+
+// purge is the message of a deletion that the server forgets. Of one of another operation it would then say that a key expired.
+// It lasts for a while: a server that is killed may bring back what was replaced, but not past what replaced it.
+func (b *bucket) purge(key string) *nats.Msg {
+	return &nats.Msg{Subject: b.prefix + key, Header: nats.Header{kvOperation: {"PURGE"}, jetstream.MsgTTLHeader: {duplicateWindow.String()}}}
+}
+
+func (b *bucket) overwrite(ctx context.Context, m *nats.Msg) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	if _, err := b.js.PublishMsg(ctx, m); err != nil {
+		return fmt.Errorf("key %s: %w", strings.TrimPrefix(m.Subject, b.prefix), unavailable(err))
+	}
+	return nil
 }
 
 func (b *bucket) write(ctx context.Context, m *nats.Msg, revision uint64) (uint64, error) {
@@ -120,7 +163,8 @@ func (b *bucket) write(ctx context.Context, m *nats.Msg, revision uint64) (uint6
 func (b *bucket) entry(m *jetstream.RawStreamMsg) entry {
 	return entry{
 		key: strings.TrimPrefix(m.Subject, b.prefix), value: m.Data, revision: m.Sequence, at: m.Time,
-		deleted: m.Header.Get("KV-Operation") != "",
+		deleted: m.Header.Get(kvOperation) != "" || m.Header.Get(jetstream.MarkerReasonHeader) != "",
+		expired: m.Header.Get(jetstream.MarkerReasonHeader) == "MaxAge",
 	}
 }
 

@@ -57,6 +57,15 @@ func (c *Cluster) orderCancel(ctx context.Context, id string, body []byte) error
 	return unavailable(err)
 }
 
+// isCanceled reports whether a task was ordered to be dropped after it was stored.
+func (c *Cluster) isCanceled(ctx context.Context, t *messages.Task) (bool, error) {
+	e, err := c.cancels.get(ctx, SubjectToken(t.ID))
+	if errors.Is(err, messages.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil && !e.deleted && t.First().At.Before(e.at), err
+}
+
 // WatchCancellations tells of every cancellation, the ones there are before it returns, until ctx ends or the
 // Cluster is closed. The same one may be told again. apply is called from one goroutine at a time.
 func (c *Cluster) WatchCancellations(ctx context.Context, apply func(messages.Cancellation)) error {

@@ -62,7 +62,10 @@ type Cluster struct {
 	js    jetstream.JetStream
 
 	tasks, results, dlq, events, sched jetstream.Stream
-	control, dlqState                  *bucket
+	control, dlqState, cancels         *bucket
+	leases, nodes                      *bucket
+
+	incarnation string // tells us from others of our name
 
 	freshness freshness
 	clock     clock
@@ -97,7 +100,7 @@ func Connect(ctx context.Context, cfg Config, opts ...Option) (*Cluster, error) 
 		return nil, err
 	}
 	c := &Cluster{
-		cfg: cfg, names: namesOf(cfg.Prefix), hooks: map[int]func(){}, listeners: map[int]func(messages.Event){}, consumers: map[*Consumer]struct{}{},
+		cfg: cfg, names: namesOf(cfg.Prefix), incarnation: messages.NewID(), hooks: map[int]func(){}, listeners: map[int]func(messages.Event){}, consumers: map[*Consumer]struct{}{},
 		closed: make(chan struct{}), closeDone: make(chan struct{}),
 	}
 	for _, o := range opts {
@@ -210,11 +213,13 @@ func (c *Cluster) prepare(ctx context.Context) error {
 			return fmt.Errorf("stream %s: %w", s.name, unavailable(err))
 		}
 	}
-	if c.control, err = openBucket(ctx, js, c.names.controlBucket); err != nil {
-		return err
-	}
-	if c.dlqState, err = openBucket(ctx, js, c.names.dlqStateBucket); err != nil {
-		return err
+	for _, b := range []struct {
+		name string
+		to   **bucket
+	}{{c.names.controlBucket, &c.control}, {c.names.dlqStateBucket, &c.dlqState}, {c.names.cancelBucket, &c.cancels}, {c.names.leaseBucket, &c.leases}, {c.names.nodeBucket, &c.nodes}} {
+		if *b.to, err = openBucket(ctx, js, b.name); err != nil {
+			return err
+		}
 	}
 	_, err = c.controlInfo(ctx) // for the server's clock
 	return err

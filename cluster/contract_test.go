@@ -24,7 +24,7 @@ func TestContractPageIsComplete(t *testing.T) {
 		require.True(t, known[m[1]], "%s is no header of ours", m[1])
 	}
 	n := namesOf("forseti.v1")
-	for _, name := range []string{n.tasks, n.sched, n.results, n.dlq, n.events, n.controlBucket} {
+	for _, name := range []string{n.tasks, n.sched, n.results, n.dlq, n.events, n.controlBucket, n.nodeBucket, n.leaseBucket, n.advisories} {
 		require.True(t, strings.Contains(string(page), name), name)
 	}
 }

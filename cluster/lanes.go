@@ -84,6 +84,15 @@ func (l lane) suffix() string {
 	return fmt.Sprintf("-K%02d", l-firstPartition)
 }
 
+// typeOfConsumer is the task type of a durable consumer of one of our lanes.
+func typeOfConsumer(name string) (typ string, ok bool) {
+	typ, ok = strings.CutPrefix(name, consumerName("", normalLane))
+	if i := strings.LastIndexByte(typ, '-'); i >= 0 && typ[i:] != strings.ToLower(typ[i:]) {
+		typ = typ[:i]
+	}
+	return typ, ok && messages.ValidToken(typ)
+}
+
 // taskSubjects are the subjects of the task stream. The partitions are listed one by one, so that a producer who
 // computes one that does not exist is told at once that no stream takes it.
 func taskSubjects(prefix string) []string {

@@ -59,6 +59,11 @@ func (c Config) manifest(n names) []jetstream.StreamConfig {
 	sched.Subjects = []string{n.prefix + ".sched.*.*", n.prefix + ".sched.*.*.*", n.due("*")}
 	sched.AllowMsgSchedules, sched.AllowRollup, sched.MaxAge = true, true, schedMaxAge
 
+	// The server tells once, and stores nothing of itself: here it does, while no janitor listens.
+	advisories := stream(n.advisories, "Forseti: what the server said of tasks that it does not deliver any more", "")
+	advisories.Subjects = []string{maxDeliveriesAdvisory + n.tasks + ".*", terminatedAdvisory + n.tasks + ".*"}
+	advisories.Retention, advisories.MaxAge, advisories.MaxBytes = jetstream.WorkQueuePolicy, c.DeadLetterMaxAge, advisoriesMaxBytes
+
 	control := bucket(n.controlBucket, "Forseti: orders of operators")
 	dlqState := bucket(n.dlqStateBucket, "Forseti: what became of dead letters; no key means pending")
 	dlqState.MaxAge = c.DeadLetterMaxAge // a state is newer than its letter and so outlives it
@@ -66,7 +71,12 @@ func (c Config) manifest(n names) []jetstream.StreamConfig {
 	cancel := bucket(n.cancelBucket, "Forseti: tasks that are not wanted any more")
 	cancel.MaxAge, cancel.MaxMsgs = cancelMaxAge, maxCancellations
 
-	return []jetstream.StreamConfig{tasks, sched, results, dlq, events, control, dlqState, cancel}
+	leases := bucket(n.leaseBucket, "Forseti: who does alone what one node does for all")
+	leases.AllowMsgTTL = true
+	nodes := bucket(n.nodeBucket, "Forseti: the nodes that are there")
+	nodes.AllowMsgTTL, nodes.SubjectDeleteMarkerTTL = true, lostNodeTTL
+
+	return []jetstream.StreamConfig{tasks, sched, results, dlq, events, control, dlqState, cancel, leases, nodes, advisories}
 }
 
 // consumerConfig is the durable consumer of a lane that all nodes that handle a task type share. MaxDeliver is
@@ -90,6 +100,14 @@ func (n names) moverConfig() jetstream.ConsumerConfig {
 		Name: "mover", Durable: "mover", FilterSubject: n.due("*"),
 		AckPolicy: jetstream.AckExplicitPolicy, DeliverPolicy: jetstream.DeliverAllPolicy, ReplayPolicy: jetstream.ReplayInstantPolicy,
 		AckWait: DefaultAckWait, MaxDeliver: -1, MaxAckPending: DefaultMaxInFlight,
+	}
+}
+
+// janitorConfig is the durable consumer of advisories that the janitor of the day uses.
+func (n names) janitorConfig() jetstream.ConsumerConfig {
+	return jetstream.ConsumerConfig{
+		Name: janitorLease, Durable: janitorLease, AckPolicy: jetstream.AckExplicitPolicy, DeliverPolicy: jetstream.DeliverAllPolicy,
+		ReplayPolicy: jetstream.ReplayInstantPolicy, AckWait: DefaultAckWait, MaxDeliver: -1,
 	}
 }
 
@@ -148,6 +166,12 @@ func verifyStream(is, want jetstream.StreamConfig) error {
 	check("sealed", is.Sealed, want.Sealed)
 	check("no ack", is.NoAck, want.NoAck)
 	check("schedules", is.AllowMsgSchedules, want.AllowMsgSchedules)
+	if want.AllowMsgTTL {
+		check("message TTLs", is.AllowMsgTTL, true)
+	}
+	if want.SubjectDeleteMarkerTTL > 0 {
+		check("delete marker TTL", is.SubjectDeleteMarkerTTL, want.SubjectDeleteMarkerTTL)
+	}
 	if want.AllowMsgSchedules { // it would drop the oldest schedules
 		check("max bytes", is.MaxBytes, want.MaxBytes)
 		check("max messages", is.MaxMsgs, want.MaxMsgs)

@@ -52,9 +52,10 @@ func orNone(name string) string {
 type names struct {
 	prefix                        string
 	tasks, results, dlq, events   string // streams
-	sched                         string // another
+	sched, advisories             string // others
 	controlBucket, dlqStateBucket string
 	cancelBucket                  string
+	leaseBucket, nodeBucket       string
 	service                       string // in the NATS services API
 }
 
@@ -73,9 +74,9 @@ func namesOf(prefix string) names {
 	low := strings.ToLower(base)
 	return names{
 		prefix: prefix,
-		tasks:  base + "_TASKS", results: base + "_RESULTS", dlq: base + "_DLQ", events: base + "_EVENTS", sched: base + "_SCHED",
+		tasks:  base + "_TASKS", results: base + "_RESULTS", dlq: base + "_DLQ", events: base + "_EVENTS", sched: base + "_SCHED", advisories: base + "_ADVISORIES",
 		controlBucket: low + "_control", dlqStateBucket: low + "_dlq_state",
-		cancelBucket: low + "_cancel", service: low,
+		cancelBucket: low + "_cancel", leaseBucket: low + "_leases", nodeBucket: low + "_nodes", service: low,
 	}
 }
 
@@ -83,6 +84,11 @@ func (n names) task(typ string, l lane) string { return n.prefix + ".task." + ty
 func (n names) result(taskID string) string    { return n.prefix + ".result." + SubjectToken(taskID) }
 func (n names) call(typ string) string         { return n.prefix + ".call." + typ }
 func (n names) control(verb string) string     { return n.prefix + ".ctl.all." + verb }
+
+// alive is where a node answers that it is there.
+func (n names) alive(node, incarnation string) string {
+	return n.prefix + ".ctl." + node + "." + incarnation + ".alive"
+}
 
 // scheduled is where a task waits that its sender put off. One that its handler put off has a token more, so that it never
 // meets one that was sent under the same id meanwhile.

@@ -21,6 +21,7 @@ type proxy struct {
 	swallow   atomic.Bool // what the client says
 	swallowed atomic.Int64
 	mute      atomic.Bool  // what the server says
+	unheard   atomic.Int64 // how much of that
 	muteAfter atomic.Value // a string; mute is set when the client has said it
 	muted     atomic.Bool  // that it was
 	mu        sync.Mutex
@@ -81,6 +82,8 @@ func (p *proxy) pipe(to, from net.Conn, lose *atomic.Bool) {
 			_, _ = to.Write(b[:n])
 		case lose == &p.swallow:
 			p.swallowed.Add(int64(n))
+		default:
+			p.unheard.Add(int64(n))
 		}
 	}
 	_ = to.Close()

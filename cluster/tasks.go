@@ -135,22 +135,21 @@ func (c *Cluster) KeepsOrder(ctx context.Context, typ string) (bool, error) {
 	return true, nil
 }
 
-// decodeTask reads a task as it was delivered.
+// decodeTask reads a task from a message of the task stream, and gives it an id that no other message has
+// when its producer gave none: from the sequence and, as those start again with a new stream, the instant. Its
+// priority is what the subject says, and without a partition there it has no ordering key.
 func (n names) decodeTask(m *nats.Msg) (messages.Task, error) {
-	meta, metaErr := m.Metadata()
-	if metaErr != nil {
-		metaErr = &messages.FieldError{Field: "ack subject", Value: m.Reply, Allowed: "one of JetStream's"}
+	meta, err := m.Metadata()
+	if err != nil {
+		err = &messages.FieldError{Field: "ack subject", Value: m.Reply, Allowed: "one of JetStream's"}
 		meta = &nats.MsgMetadata{}
 	}
-	t, err := n.taskOf(&jetstream.RawStreamMsg{Subject: m.Subject, Header: m.Header, Data: m.Data, Sequence: meta.Sequence.Stream, Time: meta.Timestamp}, meta.Stream)
-	t.Delivery = t.Origin.Deliveries + int(meta.NumDelivered)
-	return t, errors.Join(err, metaErr)
+	t, bad := n.taskFrom(&jetstream.RawStreamMsg{Subject: m.Subject, Header: m.Header, Data: m.Data, Sequence: meta.Sequence.Stream, Time: meta.Timestamp}, int(meta.NumDelivered))
+	return t, errors.Join(bad, err)
 }
 
-// taskOf reads a task from the message of a stream, and gives it an id that no other message has when its producer gave
-// none: from the sequence and, as those start again with a new stream, the instant. Its priority is what the subject says, and
-// without a partition there it has no ordering key.
-func (n names) taskOf(m *jetstream.RawStreamMsg, stream string) (messages.Task, error) {
+// taskFrom reads a task from a message as the task stream has it.
+func (n names) taskFrom(m *jetstream.RawStreamMsg, deliveries int) (messages.Task, error) {
 	typ, l, ok := n.taskSubject(m.Subject)
 	t, err := messages.DecodeTask(typ, messages.Header(m.Header), m.Data)
 	if !ok {
@@ -160,7 +159,7 @@ func (n names) taskOf(m *jetstream.RawStreamMsg, stream string) (messages.Task, 
 	if !l.ordered() {
 		t.Key = ""
 	}
-	t.Stream, t.Sequence, t.StoredAt = stream, m.Sequence, m.Time
+	t.Stream, t.Sequence, t.Delivery, t.StoredAt = n.tasks, m.Sequence, t.Origin.Deliveries+deliveries, m.Time
 	if t.ID == "" {
 		t.ID = fmt.Sprintf("%s-%d-%x", t.Stream, t.Sequence, t.StoredAt.UnixNano())
 	}

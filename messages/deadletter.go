@@ -25,6 +25,7 @@ const (
 	ReasonCanceled      = "canceled"
 	ReasonUnhandled     = "unhandled"
 	ReasonMaxDeliveries = "max-deliveries"
+	ReasonTerminated    = "terminated"
 	ReasonUnserialised  = "unserialisable"
 	ReasonSchema        = "schema"
 	ReasonStopped       = "stopped"

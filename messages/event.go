@@ -49,20 +49,23 @@ const (
 	StrategyRecovered         Kind = "strategy.recovered"
 	StrategyPromoted          Kind = "strategy.promoted"
 	StrategyCheckpointRefused Kind = "strategy.checkpoint_refused"
-	SettingsChanged           Kind = "settings.changed"
-	PipelineStopped           Kind = "pipeline.stopped"
-	NodeStarted               Kind = "node.started"
-	NodeDraining              Kind = "node.draining"
-	NodeStopped               Kind = "node.stopped"
-	Disconnected              Kind = "nats.disconnected"
-	Reconnected               Kind = "nats.reconnected"
-	ErrorBudgetLevel          Kind = "errorbudget.level"     // a series of an error budget is at another level
-	ErrorBudgetExhausted      Kind = "errorbudget.exhausted" // nothing remains of it
-	ErrorBudgetRecovered      Kind = "errorbudget.recovered" // something does again
-	CallFailed                Kind = "call.failed"           // told by pipelines with an event hook only, and bounded
-	CallRejected              Kind = "call.rejected"         // likewise
-	CallSucceeded             Kind = "call.succeeded"        // likewise, and sampled
-	EventsGap                 Kind = "events.gap"            // told to one reader: what it missed here
+
+	SettingsChanged      Kind = "settings.changed"
+	PipelineStopped      Kind = "pipeline.stopped"
+	NodeStarted          Kind = "node.started"
+	NodeDraining         Kind = "node.draining"
+	NodeStopped          Kind = "node.stopped"
+	NodeLost             Kind = "node.lost"       // told by the janitor: it was not heard of any more, and had not said goodbye
+	NodeNameTaken        Kind = "node.name_taken" // it was not heard of for a while, and another one took its name
+	Disconnected         Kind = "nats.disconnected"
+	Reconnected          Kind = "nats.reconnected"
+	ErrorBudgetLevel     Kind = "errorbudget.level"     // a series of an error budget is at another level
+	ErrorBudgetExhausted Kind = "errorbudget.exhausted" // nothing remains of it
+	ErrorBudgetRecovered Kind = "errorbudget.recovered" // something does again
+	CallFailed           Kind = "call.failed"           // told by pipelines with an event hook only, and bounded
+	CallRejected         Kind = "call.rejected"         // likewise
+	CallSucceeded        Kind = "call.succeeded"        // likewise, and sampled
+	EventsGap            Kind = "events.gap"            // told to one reader: what it missed here
 )
 
 // Token is the kind as one token of a subject.

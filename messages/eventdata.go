@@ -168,6 +168,12 @@ type ShutdownCounts struct {
 	Aborted  int `json:"aborted"`   // that did not
 }
 
+// NodeRef says which of the nodes of a name an event is about.
+type NodeRef struct {
+	Incarnation string `json:"incarnation"` // as the register of nodes has it
+	Admin       string `json:"admin,omitempty"`
+}
+
 // SpoolDamage is the data of records of a spool that cannot be read.
 type SpoolDamage struct {
 	Records  uint64 `json:"records,omitempty"`

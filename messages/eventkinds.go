@@ -77,6 +77,8 @@ var eventKinds = []KindInfo{
 	without(NodeStarted, 1, "A node takes work."),
 	without(NodeDraining, 1, "A node takes no more work, and finishes what it has."),
 	with[ShutdownCounts](NodeStopped, 1, "A node has ended."),
+	with[NodeRef](NodeLost, 1, "A node, the source, was not heard of any more and had not said goodbye; told by the janitor."),
+	with[NodeRef](NodeNameTaken, 1, "Another node that is there has this node's name."),
 	without(Disconnected, 1, "A node lost its connection to NATS."),
 	without(Reconnected, 1, "A node has it again."),
 	with[BudgetChange](ErrorBudgetLevel, 1, "An error budget, the source, burns at another level."),

@@ -1,7 +1,6 @@
 package runtime
 
 import (
-	"context"
 	"fmt"
 	"strings"
 
@@ -49,5 +48,5 @@ func DecodeKillFile(text []byte) ([]messages.KillState, error) { return decodeKi
 // AnswerStrategy answers a request as it comes from the wire.
 var AnswerStrategy = answerStrategy
 
-// Bury is what becomes of a stray task.
-func Bury(rt *Runtime) func(context.Context, cluster.Stray) error { return rt.bury }
+// NameTaken has the runtime hear of another node of its name.
+func (rt *Runtime) NameTaken(e *cluster.NameTakenError) { rt.nameTaken(e) }

@@ -54,6 +54,8 @@ var (
 	mlReady              = &instrument{"forseti.ml.ready", "{instance}", gauge, []string{"strategy"}, "Instances that can answer themselves."}
 	natsConnected        = &instrument{"forseti.nats.connected", "", gauge, nil, "1 while there is a connection to NATS."}
 	natsRTT              = &instrument{"forseti.nats.rtt", "s", gauge, nil, "How long the leader of the control bucket took for its last answer."}
+	janitorActive        = &instrument{"forseti.janitor.active", "", gauge, nil, "1 while this node is the janitor: of all nodes together one, but for seconds after it died."}
+	janitorLetters       = &instrument{"forseti.janitor.letters", "{letter}", counter, []string{"reason"}, "Dead letters that this node stored as the janitor, of tasks that no node brought to an end."}
 	errorBudgetRemaining = &instrument{"forseti.errorbudget.remaining", "", gauge, []string{"slo"}, "The share of an error budget that is left, of all its calls; less than 0 when it is overdrawn."}
 	errorBudgetBurn      = &instrument{"forseti.errorbudget.burn", "", gauge, []string{"slo", "window"}, "How fast an error budget burns, over the windows of its rules: 1 uses it up exactly at the end of its window."}
 	spoolSize            = &instrument{"forseti.spool.size", "By", gauge, nil, "Bytes of the spool's files."}
@@ -71,7 +73,7 @@ var instruments = []*instrument{
 	pipelineCalls, pipelineDuration, policyRejections, policyOverhead, attemptDuration, retryAttempts, retrySuppressed, breakerState, breakerMoves,
 	bulkheadInUse, bulkheadLimit, bulkheadQueued, hedgeLaunched, hedgeWon, hedgeWasted, rateLimitTokens, rateLimitWait, fallbackServed, guardErrors,
 	hookDropped, killSwitchActive, controlStaleness, retryBudgetLeft, taskReceived, taskRedelivered, taskCompleted, taskInFlight, dlqAdded, mailboxDepth,
-	actorRestarts, actorQuarantines, mlInferences, mlFailures, mlReady, natsConnected, natsRTT,
+	actorRestarts, actorQuarantines, mlInferences, mlFailures, mlReady, natsConnected, natsRTT, janitorActive, janitorLetters,
 	errorBudgetRemaining, errorBudgetBurn, spoolSize, spoolLetters, spoolOldest, eventsDropped, shutdownPhase, shutdownAborted,
 	telemetryOver, buildInfo,
 }

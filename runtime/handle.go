@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"mime"
 	"strings"
 	"sync/atomic"
@@ -159,6 +160,9 @@ func (rt *Runtime) handle(cfg TaskConfig, p Pipeline, prepare func(messages.Task
 	h := &handler{rt: rt, cfg: cfg.withDefaults(), p: p.p, prepare: prepare, schemas: known}
 	if err := rt.claim(h); err != nil {
 		return fmt.Errorf("task type %q: %w", cfg.Type, err)
+	}
+	if err := rt.announce(rt.life); err != nil { // before it takes one: the janitor must know that the type is handled
+		rt.log.Warn("task type not announced yet", slog.String("type", cfg.Type), slog.Any("error", err))
 	}
 	consumer, err := rt.cluster.Consume(rt.life, cluster.ConsumeConfig{
 		Type: cfg.Type, AckWait: h.cfg.AckWait, MaxInFlight: cfg.MaxInFlight, Ordered: cfg.Ordered, OnPause: h.pause, OnResume: h.resume, OnIdle: h.idle,

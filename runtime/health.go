@@ -225,6 +225,8 @@ func (rt *Runtime) natsHealth() Health {
 	h := Health{Kind: "nats", Name: "connection", Status: Up}
 	if st := rt.cluster.Status(); !st.Connected {
 		h.Status, h.Detail = Down, "not connected: no tasks, kill switch as last known"
+	} else if who := rt.doubled(); who != "" {
+		h.Status, h.Detail = Degraded, who
 	} else if st.ControlAge > staleControl {
 		h.Status, h.Detail = Degraded, fmt.Sprintf("kill switch was last confirmed %v ago", st.ControlAge.Round(time.Second))
 	}

@@ -309,6 +309,14 @@ func (rt *Runtime) gatherCluster(g *gathering) {
 	g.set(natsConnected, connected)
 	g.set(natsRTT, st.RTT.Seconds())
 	g.set(controlStaleness, st.ControlAge.Seconds(), "kill_switch")
+	janitor, active := rt.janitor.Stats(), 0.0
+	if janitor.Active {
+		active = 1
+	}
+	g.set(janitorActive, active)
+	for reason, n := range janitor.Letters {
+		g.count(janitorLetters, n, reason)
+	}
 }
 
 // gatherBeside tells what stands beside the pipelines: budgets, the spool, the phase of the runtime.

@@ -1,7 +1,6 @@
 package runtime
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,11 +28,15 @@ type Config struct {
 	// before the first pipeline is built; with a cluster, what that has replaces them before Start returns. It is made if it is not there. A file that
 	// cannot be read is an error of Start, which names it: an operator's block must not be lost silently. Empty: nothing is kept.
 	StateDir string
+	// Version and Admin are told to the other nodes, see [cluster.Cluster.Nodes]: the program's version, by default that of its
+	// main module, and host:port where it answers probes; empty if nowhere.
+	Version, Admin string
+	// UnhandledAfter is how long the tasks of a type that no node handles wait before they are dead letters with the reason
+	// "unhandled". Default 24 h, at least 1 s. One node, the janitor, sees to it for all: give all of them the same. It must
+	// be longer than all nodes of a type are ever stopped together.
+	UnhandledAfter time.Duration
 	// EventHistory is how many of the last events are kept, see [Runtime.Watch]. Default 1024; at most 65536.
 	EventHistory int
-	// UnhandledAfter is how long a stored task of a type that no node has ever taken waits before it becomes a dead letter with the
-	// reason "unhandled". Default [DefaultUnhandledAfter]; below 0: for ever.
-	UnhandledAfter time.Duration
 }
 
 // Option is a collaborator of a runtime. Repeating one replaces it.
@@ -86,6 +89,10 @@ type Runtime struct {
 	forwarding *actors.Subscription // the events that go to the cluster; nil without one
 	unfit      atomic.Uint64        // of those, how many it can never take
 
+	member  *cluster.Membership // these two nil without a cluster
+	janitor *cluster.Janitor
+	double  atomic.Pointer[cluster.NameTakenError] // who else has our name
+
 	canceled cancellations
 	spool    *spooling // nil without WithSpool
 	killed   *killFile
@@ -103,7 +110,8 @@ type Runtime struct {
 	own       map[ownCheck]*check // of guards and sinks, by kind, pipeline and name
 }
 
-// Start starts a runtime. With a cluster the kill switch's state has been read when it returns. End it by Shutdown.
+// Start starts a runtime. With a cluster the kill switch's state has been read when it returns, and the other nodes know of this
+// one; a node that is there under the same name makes it fail with a [*cluster.NameTakenError]. End it by Shutdown.
 func Start(ctx context.Context, cfg Config, opts ...Option) (*Runtime, error) {
 	rt := &Runtime{log: slog.Default(), handlers: map[string]*handler{}, stopped: make(chan struct{})}
 	rt.canceled.init()
@@ -140,8 +148,14 @@ func Start(ctx context.Context, cfg Config, opts ...Option) (*Runtime, error) {
 		return nil, errors.Join(fmt.Errorf("runtime: %w", err), sys.Close(context.WithoutCancel(ctx)))
 	}
 	if rt.cluster != nil {
-		if err := rt.join(ctx, control, cmp.Or(cfg.UnhandledAfter, DefaultUnhandledAfter)); err != nil {
+		err := rt.join(ctx, control)
+		if err == nil {
+			err = rt.enter(ctx, &cfg)
+		}
+		if err != nil {
+			rt.depart(context.WithoutCancel(ctx))
 			stop()
+			rt.running.Wait()
 			rt.end(err)
 			return nil, errors.Join(fmt.Errorf("runtime: %w", err), sys.Close(context.WithoutCancel(ctx)))
 		}
@@ -154,7 +168,7 @@ func Start(ctx context.Context, cfg Config, opts ...Option) (*Runtime, error) {
 }
 
 // join follows the cluster's control state, and tells the cluster what happens here.
-func (rt *Runtime) join(ctx, life context.Context, unhandledAfter time.Duration) error {
+func (rt *Runtime) join(ctx, life context.Context) error {
 	rt.forward(life)
 	watch, cancel := context.WithCancel(life)
 	detach := context.AfterFunc(ctx, cancel) // the caller bounds the first read only
@@ -163,10 +177,7 @@ func (rt *Runtime) join(ctx, life context.Context, unhandledAfter time.Duration)
 	if err := rt.watchKill(watch); err != nil {
 		return err
 	}
-	if err := rt.cluster.WatchCancellations(watch, rt.canceled.order); err != nil {
-		return err
-	}
-	return rt.watchStrays(life, unhandledAfter)
+	return rt.cluster.WatchCancellations(watch, rt.canceled.order)
 }
 
 // Node is this node's name.
@@ -206,6 +217,10 @@ func (rt *Runtime) Ready() Readiness {
 	if !st.Connected {
 		r.Degraded = true
 		r.Details = append(r.Details, "nats is not connected: no tasks, kill switch as last known")
+	}
+	if who := rt.doubled(); who != "" {
+		r.Degraded = true
+		r.Details = append(r.Details, who)
 	}
 	if st.ControlAge > staleControl {
 		r.Degraded = true

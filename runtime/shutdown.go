@@ -122,6 +122,7 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 	}
 	rt.mu.Unlock()
 
+	rt.announceDraining(ctx)
 	report := &rt.report
 	errs := report.call(ctx, farewells, Draining)
 	if rt.cluster != nil {
@@ -154,6 +155,9 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 	rt.sys.Publish(messages.Event{Kind: messages.NodeStopped, Source: rt.node, Data: messages.ShutdownCounts{
 		InFlight: report.InFlight, Admitted: report.Admitted, Drained: report.Drained, Aborted: report.Aborted,
 	}})
+	last, cancel := afterwards(ctx)
+	rt.depart(last)
+	cancel()
 	rt.control()
 	rt.running.Wait()
 	rt.end(ErrShutdown)

@@ -139,7 +139,7 @@ func hint(cmd *cobra.Command, err error) string {
 var flagOf = map[string]string{
 	"DataDir": "--data", "Host": "--listen", "Port": "--listen", "Node": "--name", "Prefix": "--prefix", "URL": "--nats",
 	"User, Password": "--user, --password-file", "User, Token, CredsFile": "--user, --token-file, --creds",
-	"State": "--state", "Limit": "--limit", "scope": "--scope", "mode": "--mode", "ttl": "--ttl", "reason": "--reason", "by": "--by", "AckWait": "--ack-wait",
+	"State": "--state", "Limit": "--limit", "scope": "--scope", "mode": "--mode", "ttl": "--ttl", "reason": "--reason", "by": "--by", "AckWait": "--ack-wait", "UnhandledAfter": "--unhandled-after",
 }
 
 // oneLine is an error's text in one line and in the words of the command line.

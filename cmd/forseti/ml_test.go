@@ -210,7 +210,7 @@ func TestNodeServesStrategies(t *testing.T) {
 	bad(t, exitUsage, "want each name once", "node", "--strategy", "lat=zscore", "--strategy", "lat=ewz")
 	cfg, err := (&nodeFlags{
 		name: "n1", prefix: "forseti.v1", data: t.TempDir(), listen: "127.0.0.1:0", timeout: time.Second, attemptTimeout: time.Second, attempts: 1, concurrency: 1,
-		openFor: time.Second, window: time.Second, minCalls: 1, ackWait: time.Second, strategies: []string{"lat=zscore,window=64,limit=4"},
+		openFor: time.Second, window: time.Second, minCalls: 1, ackWait: time.Second, unhandledAfter: time.Hour, strategies: []string{"lat=zscore,window=64,limit=4"},
 	}).config(func(string) bool { return false })
 	require.NoError(t, err)
 	n := &node{log: slog.New(slog.DiscardHandler), ended: make(chan struct{}), told: make(chan struct{})}

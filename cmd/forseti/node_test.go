@@ -34,6 +34,7 @@ func TestNodeRefusesWrongFlags(t *testing.T) {
 		"--min-calls is 0":               {"--min-calls", "0"},
 		"--ack-wait is 1ms":              {"--ack-wait", "1ms"},
 		"--drain is -1s":                 {"--drain", "-1s"},
+		"--unhandled-after is 1ms":       {"--unhandled-after", "1ms"},
 		"--name is My.Host":              {"--name", "My.Host"},
 		"want at least one --task":       {"--nats", "nats://127.0.0.1:1"},
 		"not together with --nats":       {"--nats", "nats://127.0.0.1:1", "--task", "a=http://b", "--data", "c"},

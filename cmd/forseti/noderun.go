@@ -84,12 +84,17 @@ func (n *node) start(ctx context.Context, cfg *nodeConfig) error {
 	if n.cluster, err = cluster.Connect(ctx, cfg.cluster, opts...); err != nil {
 		return err
 	}
-	if n.rt, err = runtime.Start(ctx, runtime.Config{}, runtime.WithCluster(n.cluster), runtime.WithLogger(n.log)); err != nil {
+	if n.admin, err = listenAdmin(cfg.admin); err != nil {
 		return err
 	}
-	if n.admin, err = startAdmin(cfg.admin, n.rt, n.log); err != nil {
+	rt := runtime.Config{Version: buildVersion(), Admin: n.admin.address(), UnhandledAfter: cfg.unhandledAfter}
+	if n.rt, err = runtime.Start(ctx, rt, runtime.WithCluster(n.cluster), runtime.WithLogger(n.log)); err != nil {
+		if errors.Is(err, messages.ErrConflict) {
+			return tryTo(err, "--name NAME; forseti node ls shows who is there")
+		}
 		return err
 	}
+	n.admin.serve(n.rt, n.log)
 	n.events = n.rt.Events(256, nil)
 	go n.logEvents()
 	for _, h := range cfg.handlers {
@@ -200,9 +205,9 @@ func (n *node) logEvents() {
 func (n *node) logEvent(e *messages.Event) {
 	level := slog.LevelInfo
 	switch e.Kind {
-	case messages.BreakerOpened, messages.KillSwitchOn, messages.DeadLetterStored, messages.ActorRestarted:
+	case messages.BreakerOpened, messages.KillSwitchOn, messages.DeadLetterStored, messages.ActorRestarted, messages.NodeLost:
 		level = slog.LevelWarn
-	case messages.DeadLetterLost, messages.ActorQuarantined:
+	case messages.DeadLetterLost, messages.ActorQuarantined, messages.NodeNameTaken:
 		level = slog.LevelError
 	}
 	data := e.Fields()
