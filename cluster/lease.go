@@ -334,12 +334,14 @@ func (l *Lease) renew(ctx context.Context) error {
 	l.mu.Lock()
 	until, revision := l.until, l.revision
 	l.mu.Unlock()
+	try := l.ttl / 2
 	if !until.IsZero() {
+		try = l.ttl / 5 // when an answer gets lost there must be time to ask again
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, until)
 		defer cancel()
 	}
-	one, cancel := context.WithTimeout(ctx, l.ttl/2)
+	one, cancel := context.WithTimeout(ctx, try)
 	defer cancel()
 	sent := time.Now()
 	revision, err = l.c.leases.putFor(one, l.name, value, revision, l.ttl)
