@@ -51,8 +51,9 @@ gates: ## our own hot paths: ns, bytes and allocations; serial, on all processor
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./actors
 
 SOAKTIME ?= 10m
-soak: ## everything at once at full speed, for SOAKTIME: does anything grow, get lost, stay behind? drawn in soak.svg
+soak: ## everything at once at full speed, for SOAKTIME: does anything grow, get lost, stay behind? drawn in soak.svg; then a million tasks through one node
 	@cd cmd/forseti-bench && $(GO) run ./soak -for $(SOAKTIME) -out ../../soak.svg
+	FORSETI_SOAK_TASKS=1000000 $(GO) test ./runtime -run TestSoakTasks -count=1 -timeout 30m -v
 
 crash-test: ## a node is killed, or stands still, at every step of a task; a checker reads NATS: half a minute
 	FORSETI_CRASH_TESTS=all $(GO) test ./runtime -run TestCrashAtAnyStepLosesNothing -count=1 -parallel 4 -v
@@ -60,7 +61,7 @@ crash-test: ## a node is killed, or stands still, at every step of a task; a che
 
 FUZZTIME ?= 30s
 fuzz: ## every decoder, FUZZTIME each
-	@for pkg in ./strategies/sketch ./strategies/detect ./strategies/forecast ./messages ./cluster ./actors ./actors/policy ./actors/policy/stats ./runtime ./runtime/forsetihttp ./sinks; do \
+	@for pkg in ./strategies/sketch ./strategies/detect ./strategies/forecast ./messages ./cluster ./actors ./actors/policy ./actors/policy/stats ./runtime ./runtime/forsetihttp ./sinks ./cmd/forseti; do \
 	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
 	    $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; done; done
 
