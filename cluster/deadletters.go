@@ -43,9 +43,9 @@ type DeadLetterFilter struct {
 	Limit    int                      // default 100, at most 10,000
 }
 
-// DeadLetterCounts says how many letters there are; Stored = Pending + Leased + Resolved + Discarded.
+// DeadLetterCounts says how many letters there are; Stored = Pending + Leased + Review + Resolved + Discarded.
 type DeadLetterCounts struct {
-	Stored, Pending, Leased, Resolved, Discarded int
+	Stored, Pending, Leased, Review, Resolved, Discarded int
 }
 
 // StoreDeadLetter keeps a letter, and gives its id. A letter without an id gets the one of its task and
@@ -121,9 +121,9 @@ func (c *Cluster) ScanDeadLetters(ctx context.Context, f DeadLetterFilter, visit
 
 func (c *Cluster) scanLetters(ctx context.Context, f DeadLetterFilter, bare bool, visit func(DeadLetterInfo) bool) error {
 	switch f.State {
-	case "", messages.Pending, messages.Leased, messages.Resolved, messages.Discarded:
+	case "", messages.Pending, messages.Leased, messages.Review, messages.Resolved, messages.Discarded:
 	default:
-		return &messages.FieldError{Field: "State", Value: string(f.State), Allowed: "pending, leased, resolved or discarded"}
+		return &messages.FieldError{Field: "State", Value: string(f.State), Allowed: "pending, leased, review, resolved or discarded"}
 	}
 	states, err := c.letterStates(ctx)
 	if err != nil {
@@ -182,9 +182,12 @@ func (c *Cluster) DeadLetterCounts(ctx context.Context) (DeadLetterCounts, error
 		return DeadLetterCounts{}, fmt.Errorf("dead letters: %w", unavailable(err))
 	}
 	var n DeadLetterCounts
+	now := c.Now()
 	for subject := range info.State.Subjects {
 		n.Stored++
-		switch states[lastToken(subject)].of() {
+		switch states[lastToken(subject)].at(now) {
+		case messages.Review:
+			n.Review++
 		case messages.Leased:
 			n.Leased++
 		case messages.Resolved:
@@ -204,5 +207,5 @@ func (c *Cluster) letterInfo(m *jetstream.RawStreamMsg, s letterState) DeadLette
 		c.log.Warn("malformed dead letter", "id", d.ID, "sequence", m.Sequence, "error", err)
 	}
 	d.Sequence, d.StoredAt = m.Sequence, m.Time
-	return DeadLetterInfo{Letter: d, State: s.of(), By: s.By, ChangedAt: s.At, Outcome: s.Outcome, NewID: s.NewID, Why: s.Reason, Size: len(d.Body)}
+	return DeadLetterInfo{Letter: d, State: s.at(c.Now()), By: s.By, ChangedAt: s.At, Outcome: s.Outcome, NewID: s.NewID, Why: s.Reason, Size: len(d.Body)}
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/forseti-go/forseti/messages"
 )
 
@@ -84,4 +86,27 @@ func (c *Cluster) letterNotes(ctx context.Context, id string) (notes []LetterNot
 // ReadDeadLetters is [Cluster.ScanDeadLetters] with the bodies.
 func (c *Cluster) ReadDeadLetters(ctx context.Context, f DeadLetterFilter, visit func(DeadLetterInfo) bool) error {
 	return c.scanLetters(ctx, f, false, visit)
+}
+
+// OpenBreaker says whether a breaker of a pipeline is open, on the node whose breaker spoke last, and since when: by the events that
+// are kept, so of the last day.
+func (c *Cluster) OpenBreaker(ctx context.Context, pipeline string) (node string, since time.Time, open bool, err error) {
+	stream, err := findStream(ctx, c.js, c.names.events)
+	if err != nil {
+		return "", since, false, fmt.Errorf("breaker of %s: %w", pipeline, unavailable(err))
+	}
+	var last uint64
+	for _, kind := range []messages.Kind{messages.BreakerOpened, messages.BreakerHalfOpened, messages.BreakerClosed, messages.BreakerRamping} {
+		one, cancel := bounded(ctx)
+		m, err := stream.GetLastMsgForSubject(one, strings.Join([]string{c.names.prefix, "event", kind.Token(), SubjectToken(orNone(pipeline)), "*"}, "."))
+		cancel()
+		switch {
+		case errors.Is(err, jetstream.ErrMsgNotFound):
+		case err != nil:
+			return "", since, false, fmt.Errorf("breaker of %s: %w", pipeline, unavailable(err))
+		case m.Sequence > last:
+			last, since, open, node = m.Sequence, m.Time, kind == messages.BreakerOpened, lastToken(m.Subject)
+		}
+	}
+	return node, since, open, nil
 }

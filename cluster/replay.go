@@ -15,8 +15,12 @@ import (
 // whose lease was given back.
 //
 //	discarded ◄──discard── pending ──replay──► leased ──the task's end──► resolved
-//	    │                   ▲  ▲                 │
-//	    └───── release ─────┘  └──── release ────┘
+//	 ▲  │                   ▲  ▲                 │
+//	 │  └───── release ─────┘  └──── release ────┤ no end within leaseAge
+//	 └──────────────── discard ─────────────── review
+//
+// Review is not written: a lease that has grown old is one. Nobody knows then whether its task was ever sent, or still
+// waits; its end resolves the letter all the same, and an operator who knows better releases or discards it.
 type letterState struct {
 	State   messages.DeadLetterState `json:"state"`
 	By      string                   `json:"by,omitempty"`
@@ -28,6 +32,18 @@ type letterState struct {
 	Reason  string                   `json:"reason,omitempty"` // why it was discarded
 
 	revision uint64
+	since    time.Time // by the server's clock
+}
+
+// leaseAge is how long a replay may take before its letter is for an operator to look at.
+const leaseAge = time.Hour
+
+// at is the state at a time of the server's clock.
+func (s letterState) at(now time.Time) messages.DeadLetterState {
+	if s.State == messages.Leased && !s.since.IsZero() && now.Sub(s.since) > leaseAge {
+		return messages.Review
+	}
+	return s.of()
 }
 
 func (s letterState) of() messages.DeadLetterState {
@@ -133,9 +149,9 @@ func (c *Cluster) leaseLetter(ctx context.Context, id, by string) (mine letterSt
 	return mine, nil
 }
 
-// DiscardDeadLetter says that a pending letter will not be replayed: who decides that, and why, in at most
+// DiscardDeadLetter says that a letter that is pending, or for review, will not be replayed: who decides that, and why, in at most
 // [messages.MaxErrorLen] bytes. The letter stays, for as long as letters are kept, and ReleaseDeadLetter makes it pending
-// again. One that is not pending is [messages.ErrConflict].
+// again. One in another state is [messages.ErrConflict].
 func (c *Cluster) DiscardDeadLetter(ctx context.Context, id, by, reason string) error {
 	var errs []error
 	if by == "" || len(by) > messages.MaxIDLen {
@@ -148,7 +164,7 @@ func (c *Cluster) DiscardDeadLetter(ctx context.Context, id, by, reason string) 
 		return errors.Join(errs...)
 	}
 	s, err := c.knownState(ctx, id)
-	if err == nil && s.of() != messages.Pending {
+	if is := s.at(c.Now()); err == nil && is != messages.Pending && is != messages.Review {
 		err = fmt.Errorf("%w: it is %s, by %s", messages.ErrConflict, s.State, s.By)
 	}
 	if err == nil {
@@ -252,7 +268,7 @@ func readLetterState(e entry) letterState {
 	if !e.deleted && e.revision > 0 && json.Unmarshal(e.value, &s) != nil {
 		s = letterState{State: messages.Leased, By: "unknown", At: e.at}
 	}
-	s.revision = e.revision
+	s.revision, s.since = e.revision, e.at
 	return s
 }
 

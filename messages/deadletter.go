@@ -273,6 +273,7 @@ type DeadLetterState string
 const (
 	Pending   DeadLetterState = "pending"   // waits for somebody to replay it
 	Leased    DeadLetterState = "leased"    // was replayed, the outcome is not known yet
+	Review    DeadLetterState = "review"    // it has not been known for an hour: an operator is to look
 	Resolved  DeadLetterState = "resolved"  // its replay ended; if it failed, a newer letter is pending
 	Discarded DeadLetterState = "discarded" // somebody decided that it will not be replayed, and said why
 )

@@ -51,7 +51,7 @@ func newLettersCommand(client *clientFlags) *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar((*string)(&filter.State), "state", "", "only those `pending`, leased, resolved or discarded")
+	flags.StringVar((*string)(&filter.State), "state", "", "only those `pending`, leased, review, resolved or discarded")
 	flags.StringVar(&filter.Pipeline, "pipeline", "", "only those of a pipeline, by `name`")
 	flags.StringVar(&filter.Reason, "reason", "", "only those with a `reason`: failure, timeout, rejected-by-breaker, ...")
 	flags.StringVar(&expression, "filter", "", "only those that a `condition` chooses")

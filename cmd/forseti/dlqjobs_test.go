@@ -168,3 +168,20 @@ func TestReplayJobOutlivesItsTerminal(t *testing.T) {
 	require.Equal(t, 6, done.Sent)
 	require.Equal(t, 6, done.Total)
 }
+
+// What would meet an open breaker is not sent, until the breaker has closed, or by force.
+func TestReplayAsksTheBreaker(t *testing.T) {
+	i := install(t)
+	many(t, i, 2)
+	ids := []string{i.letters(t)[0].Letter.ID, i.letters(t)[1].Letter.ID}
+	tell := func(kind messages.Kind) {
+		require.NoError(t, i.cl.PublishEvent(t.Context(), messages.Event{Kind: kind, Pipeline: "jobs", Source: "breaker"}))
+	}
+	tell(messages.BreakerClosed)
+	tell(messages.BreakerOpened)
+	bad(t, exitRefused, "its breaker has been open on node n1 since", "dlq", "replay", ids[0], "--nats", i.nats)
+	bad(t, exitRefused, "its breaker has been open", "dlq", "replay", ids[0], "--dry-run", "--nats", i.nats)
+	good(t, "dlq", "replay", ids[0], "--force", "--nats", i.nats)
+	tell(messages.BreakerHalfOpened)
+	good(t, "dlq", "replay", ids[1], "--nats", i.nats)
+}

@@ -32,8 +32,8 @@ somebody else replays already is a conflict (5). --all and --filter take what is
 first; what fails again leaves a new letter, which is not taken. A command that was interrupted can be given again: letters
 that it sent are no longer pending.
 
-What the kill switch blocks is refused (4), unless --force leaves its tasks in the stream until the block ends. Behind an open
-breaker they wait there in any case.
+What the kill switch blocks is refused (4), and so is what would meet an open breaker, by what its nodes last told; --force leaves the
+tasks in the stream until that ends.
 
 --canary sends some and waits for their results; the others follow when all of those ended well. With --wait all results
 are waited for, each until --timeout. A task that ended badly again makes the exit status 1.
@@ -55,7 +55,7 @@ are waited for, each until --timeout. A task that ended badly again makes the ex
 	flags.IntVar(&f.canary, "canary", 0, "send so many first, and the others if those end well")
 	flags.Float64Var(&f.rate, "rate", 0, "send so many a second at most; 0: as fast as it goes")
 	flags.BoolVar(&f.dryRun, "dry-run", false, "only say which would be sent, and which cannot be")
-	flags.BoolVar(&f.force, "force", false, "send what the kill switch blocks")
+	flags.BoolVar(&f.force, "force", false, "send what the kill switch or a breaker blocks")
 	flags.BoolVar(&f.wait, "wait", false, "wait for the results")
 	byFlag(cmd, &f.by)
 	return cmd
@@ -182,9 +182,10 @@ func (f *replayFlags) preview(ctx context.Context, s *session, ids []string) err
 	})
 }
 
-// killBlocks are the blocks in force; they are read again after a while.
+// killBlocks are the blocks in force, and the pipelines whose breakers are open; they are read again after a while.
 type killBlocks struct {
 	states []messages.KillState
+	open   map[string]string // by pipeline: why not; empty: it is not open
 	until  time.Time
 }
 
@@ -201,7 +202,7 @@ func (f *replayFlags) allowed(ctx context.Context, s *session, info *cluster.Dea
 		if err != nil {
 			return err
 		}
-		b.states, b.until = states, now.Add(blocksAge)
+		b.states, b.open, b.until = states, map[string]string{}, now.Add(blocksAge)
 	}
 	for i := range b.states {
 		k := &b.states[i]
@@ -211,7 +212,28 @@ func (f *replayFlags) allowed(ctx context.Context, s *session, info *cluster.Dea
 		err := fmt.Errorf("dead letter %s: the kill switch blocks %s: %s: %w", info.Letter.ID, k.Scope, k.Reason, messages.ErrKillSwitch)
 		return &failure{err: err, code: exitRefused, try: "forseti kill status, or --force to leave the task in the stream until the block ends"}
 	}
-	return nil
+	return s.breakerLets(ctx, info, b)
+}
+
+// breakerLets refuses a letter whose pipeline has an open breaker: its task would only wait, and be what the breaker probes with.
+func (s *session) breakerLets(ctx context.Context, info *cluster.DeadLetterInfo, b *killBlocks) error {
+	pipeline := info.Letter.Pipeline
+	why, known := b.open[pipeline]
+	if !known {
+		node, since, open, err := s.OpenBreaker(ctx, pipeline)
+		if err != nil {
+			return err
+		}
+		if open {
+			why = fmt.Sprintf("its breaker has been open on node %s since %s", cell(node, 64), stamp(since))
+		}
+		b.open[pipeline] = why
+	}
+	if why == "" {
+		return nil
+	}
+	err := fmt.Errorf("dead letter %s: pipeline %s: %s: %w", info.Letter.ID, cell(pipeline, 64), why, messages.ErrRejected)
+	return &failure{err: err, code: exitRefused, try: "again when it has closed, or --force to leave the task in the stream until then"}
 }
 
 // covers reports whether a scope is one of the letter's task.

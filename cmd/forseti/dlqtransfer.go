@@ -95,7 +95,7 @@ installation.
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&expression, "filter", "", "only those that a `condition` chooses")
-	flags.StringVar((*string)(&filter.State), "state", "", "only those `pending`, leased, resolved or discarded")
+	flags.StringVar((*string)(&filter.State), "state", "", "only those `pending`, leased, review, resolved or discarded")
 	flags.StringVar(&path, "out", "-", "the `file`; - is stdout")
 	return cmd
 }
