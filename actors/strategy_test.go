@@ -83,7 +83,7 @@ func eventsOf(t testing.TB, sys *System) func(kinds ...messages.Kind) int {
 
 func TestStrategyAnswersByKey(t *testing.T) {
 	sys := newSystem(t)
-	s := strategyOf(t, sys, StrategySpec{Make: zscore})
+	s := strategyOf(t, sys, StrategySpec{Make: zscore, Deadline: 10 * time.Second})
 	for _, key := range []string{"a", "b"} {
 		awaitReady(t, s, key)
 		level := float64(len(key)) * 100
@@ -114,7 +114,7 @@ func TestStrategyAnswersByKey(t *testing.T) {
 
 func TestStrategiesOfAllKinds(t *testing.T) {
 	sys := newSystem(t)
-	f, err := sys.Strategy("load", StrategySpec{Make: func(string) (any, error) { return forecast.NewEWMA(0.5), nil }})
+	f, err := sys.Strategy("load", StrategySpec{Deadline: 10 * time.Second, Make: func(string) (any, error) { return forecast.NewEWMA(0.5), nil }})
 	require.NoError(t, err)
 	awaitReady(t, f, "")
 	require.NoError(t, f.Update("", sample(10)))
@@ -124,7 +124,7 @@ func TestStrategiesOfAllKinds(t *testing.T) {
 	_, err = f.Forecast(t.Context(), "", 0)
 	require.ErrorContains(t, err, "steps")
 
-	c, err := sys.Strategy("kind", StrategySpec{Make: func(string) (any, error) { return spikes.NewSpike(1), nil }})
+	c, err := sys.Strategy("kind", StrategySpec{Deadline: 10 * time.Second, Make: func(string) (any, error) { return spikes.NewSpike(1), nil }})
 	require.NoError(t, err)
 	awaitReady(t, c, "")
 	class, err := c.Classify(t.Context(), "", map[string]float64{spikes.ErrorJump: 1, spikes.Samples: 10}, nil)
@@ -133,7 +133,7 @@ func TestStrategiesOfAllKinds(t *testing.T) {
 	_, err = c.Classify(t.Context(), "", map[string]float64{"x": math.NaN()}, nil)
 	require.ErrorIs(t, err, strategies.ErrNotFinite)
 
-	o, err := sys.Strategy("tune", StrategySpec{Make: func(string) (any, error) { return &halver{}, nil }})
+	o, err := sys.Strategy("tune", StrategySpec{Deadline: 10 * time.Second, Make: func(string) (any, error) { return &halver{}, nil }})
 	require.NoError(t, err)
 	awaitReady(t, o, "")
 	require.NoError(t, o.Applied("", strategies.Observation{Metrics: map[string]float64{"p99": 3}}))
@@ -188,7 +188,7 @@ func TestStrategyThatPanicsIsRestartedFromItsCheckpoint(t *testing.T) {
 	count := eventsOf(t, sys)
 	var boom atomic.Bool
 	s := strategyOf(t, sys, StrategySpec{
-		Every: time.Millisecond, Restarts: RestartPolicy{Initial: time.Millisecond, Max: 2 * time.Millisecond, Budget: 1e9},
+		Deadline: 10 * time.Second, Every: time.Millisecond, Restarts: RestartPolicy{Initial: time.Millisecond, Max: 2 * time.Millisecond, Budget: 1e9},
 		Make: func(string) (any, error) {
 			return &moody{Detector: detect.NewZScore(64, 3), do: func(strategies.Sample) {
 				if boom.Swap(false) {
@@ -421,7 +421,7 @@ func (m *memoryStore) Save(_ context.Context, name string, data []byte) error {
 
 func TestShadowSeesTheSameAndIsPromoted(t *testing.T) {
 	sys := newSystem(t)
-	s := strategyOf(t, sys, StrategySpec{Make: zscore})
+	s := strategyOf(t, sys, StrategySpec{Make: zscore, Deadline: 10 * time.Second})
 	awaitReady(t, s, "")
 	require.ErrorIs(t, s.Promote(), ErrNoShadow)
 	require.NoError(t, s.Shadow(StrategySpec{Make: func(string) (any, error) { return detect.NewZScore(64, 3), nil }, Name: "better"}))
@@ -449,7 +449,7 @@ func TestKeysAreBoundedAndPutAway(t *testing.T) {
 	sys := newSystem(t)
 	store := &memoryStore{kept: map[string][]byte{}}
 	s := strategyOf(t, sys, StrategySpec{
-		Make: func(string) (any, error) { return detect.NewZScore(64, 3), nil }, MaxKeys: 2, IdleAfter: 50 * time.Millisecond, Checkpoints: store,
+		Make: func(string) (any, error) { return detect.NewZScore(64, 3), nil }, MaxKeys: 2, Deadline: 10 * time.Second, IdleAfter: 50 * time.Millisecond, Checkpoints: store,
 	})
 	for _, key := range []string{"a", "b"} {
 		awaitReady(t, s, key)
