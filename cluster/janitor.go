@@ -253,6 +253,12 @@ const (
 	terminatedAdvisory    = "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED."
 )
 
+// Reasons of the server's own for which it tells that a message was terminated: the stream does not have it any more.
+const (
+	deletedByServer       = "Message deleted by stream limits"
+	deletedUnacknowledged = "Unacknowledged message was deleted"
+)
+
 // advised deals with the message that an advisory is about.
 func (j *Janitor) advised(ctx context.Context, subject string, text []byte) error {
 	var a struct {
@@ -270,6 +276,9 @@ func (j *Janitor) advised(ctx context.Context, subject string, text []byte) erro
 	}
 	if strings.HasPrefix(subject, maxDeliveriesAdvisory) {
 		return j.endSequence(ctx, a.Sequence, a.Deliveries)
+	}
+	if a.Reason == deletedByServer || a.Reason == deletedUnacknowledged {
+		return nil // nobody gave it up: it was gone, and after a crash the server's consumer only had not heard of its acknowledgement
 	}
 	why := fmt.Sprintf("terminated by a client of consumer %s after %d deliveries: it is gone from the stream", a.Consumer, a.Deliveries)
 	if a.Reason != "" {
