@@ -51,9 +51,10 @@ gates: ## our own hot paths: ns, bytes and allocations; serial, on all processor
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./actors
 
 SOAKTIME ?= 10m
-soak: ## everything at once at full speed, for SOAKTIME: does anything grow, get lost, stay behind? drawn in soak.svg; then a million tasks through one node
+soak: ## everything at once at full speed, for SOAKTIME: does anything grow, get lost, stay behind? drawn in soak.svg; then a million tasks through one node, a billion samples through the strategies
 	@cd cmd/forseti-bench && $(GO) run ./soak -for $(SOAKTIME) -out ../../soak.svg
 	FORSETI_SOAK_TASKS=1000000 $(GO) test ./runtime -run TestSoakTasks -count=1 -timeout 30m -v
+	FORSETI_SOAK_SAMPLES=1000000000 $(GO) test ./strategies/detect ./strategies/forecast -run TestStableFarFromZero -count=1 -timeout 2h
 
 crash-test: ## a node is killed, or stands still, at every step of a task; a checker reads NATS: half a minute
 	FORSETI_CRASH_TESTS=all $(GO) test ./runtime -run TestCrashAtAnyStepLosesNothing -count=1 -parallel 4 -v

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"os"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -240,6 +242,9 @@ func TestStableFarFromZero(t *testing.T) {
 	n := 10_000_000
 	if testing.Short() || raceEnabled {
 		n /= 50
+	}
+	if more, err := strconv.Atoi(os.Getenv("FORSETI_SOAK_SAMPLES")); err == nil { // a billion in make soak
+		n = more
 	}
 	for _, name := range []string{"zscore", "ewz", "ewma", "cusum", "page-hinkley"} {
 		rng := rand.New(rand.NewPCG(9, 9))

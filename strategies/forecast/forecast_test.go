@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -384,6 +385,9 @@ func TestStableFarFromZero(t *testing.T) {
 	n := 10_000_000
 	if testing.Short() || raceEnabled {
 		n /= 20
+	}
+	if more, err := strconv.Atoi(os.Getenv("FORSETI_SOAK_SAMPLES")); err == nil { // a billion in make soak
+		n = more
 	}
 	rng := rand.New(rand.NewPCG(7, 8))
 	for _, f := range []*forecast.Smoother{forecast.NewHolt(0.2, 0.05), forecast.NewHoltWinters(0.2, 0.05, 0.1, 24, false)} {
