@@ -616,6 +616,10 @@ func ExampleSystem_Strategy() {
 	sys, _ := NewSystem(Options{})
 	defer func() { _ = sys.Close(context.Background()) }()
 	s, _ := sys.Strategy("latency", StrategySpec{Make: func(string) (any, error) { return detect.NewZScore(256, 3), nil }})
+	_ = s.Update("checkout", strategies.Sample{Value: 20})
+	for !s.Ready("checkout") { // until then a stand-in answers, and only that learns
+		time.Sleep(time.Millisecond)
+	}
 	for i := range 100 {
 		_ = s.Update("checkout", strategies.Sample{Value: 20 + float64(i%5)})
 	}

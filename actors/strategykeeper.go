@@ -237,6 +237,9 @@ func (k *strategyKeeper) statistical(m *inference) *inferred {
 
 // standFor answers in the strategy's place. The strategy may still learn from it later.
 func (k *strategyKeeper) standFor(m *inference, why string) {
+	if m.answered.Load() {
+		return // what was given is its asker's
+	}
 	a := k.statistical(m)
 	a.By, a.StandIn, a.Why = "statistical", true, why
 	if _, out := k.out[m]; !out && (m.learns() || m.op == opApplied) {
