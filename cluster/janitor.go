@@ -29,8 +29,8 @@ const (
 // JanitorConfig says how a node does the janitor's work when that is its turn.
 type JanitorConfig struct {
 	// UnhandledAfter is how long no node must have handled a type, and a task of it must have waited, before the task is a
-	// dead letter. Default 24 h, at least 1 s; the janitor's counts, so nodes should agree. A deployment that stops all
-	// nodes of a type must be shorter.
+	// dead letter. Default 24 h, at least 1 s; below 0 they wait for ever. The janitor's counts, so nodes should agree. A
+	// deployment that stops all nodes of a type must be shorter.
 	UnhandledAfter time.Duration
 	// Tell is told of dead letters that the janitor stored, and of nodes that were lost. It comes from the janitor's goroutine
 	// and must not block. Optional.
@@ -78,8 +78,8 @@ type Janitor struct {
 // a letter's id and the place of a result are there once. It also runs the mover of tasks that become due.
 func (c *Cluster) StartJanitor(cfg JanitorConfig) (*Janitor, error) {
 	def(&cfg.UnhandledAfter, DefaultUnhandledAfter)
-	if cfg.UnhandledAfter < time.Second {
-		return nil, &messages.FieldError{Field: "UnhandledAfter", Value: cfg.UnhandledAfter, Allowed: "at least 1s, or 0 for 24h"}
+	if cfg.UnhandledAfter >= 0 && cfg.UnhandledAfter < time.Second {
+		return nil, &messages.FieldError{Field: "UnhandledAfter", Value: cfg.UnhandledAfter, Allowed: "at least 1s, 0 for 24h, or less for ever"}
 	}
 	if cfg.Tell == nil {
 		cfg.Tell = func(messages.Event) {}
@@ -172,7 +172,10 @@ func (j *Janitor) work(ctx context.Context) error {
 		return unavailable(err)
 	}
 	defer advisories.Stop()
-	every := min(sweepEvery, j.cfg.UnhandledAfter)
+	every := sweepEvery
+	if j.cfg.UnhandledAfter > 0 {
+		every = min(every, j.cfg.UnhandledAfter)
+	}
 	for failures := 0; ctx.Err() == nil; {
 		err := j.sweep(ctx)
 		for due := time.Now().Add(every); err == nil; {

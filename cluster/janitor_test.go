@@ -411,6 +411,8 @@ func TestJanitorSettings(t *testing.T) {
 	c := clustertest.Connect(t, s, "a")
 	_, err := c.StartJanitor(cluster.JanitorConfig{UnhandledAfter: time.Millisecond})
 	require.ErrorIs(t, err, messages.ErrInvalid)
+	_, err = c.StartJanitor(cluster.JanitorConfig{UnhandledAfter: -1})
+	require.NoError(t, err)
 	require.NoError(t, c.Close(t.Context()))
 	_, err = c.StartJanitor(cluster.JanitorConfig{})
 	require.ErrorIs(t, err, messages.ErrStopped)

@@ -18,6 +18,9 @@ const unhandledBatch = 64
 // endUnhandled ends what waits for a node in vain. When it was first seen that no node handles a type is a key in the register
 // of nodes, so that it outlives the janitor: a node that begins to handle the type deletes it.
 func (j *Janitor) endUnhandled(ctx context.Context) error {
+	if j.cfg.UnhandledAfter < 0 {
+		return nil
+	}
 	one, cancel := bounded(ctx)
 	info, err := j.c.tasks.Info(one, jetstream.WithSubjectFilter(j.c.names.prefix+".task.>"))
 	cancel()

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/forseti-go/forseti/cluster"
@@ -102,6 +104,36 @@ func TestNodeSaysThatItsNameIsAnothers(t *testing.T) {
 		e := <-sub.C()
 		require.Equal(t, "other", e.Data.(messages.NodeRef).Incarnation) //nolint:forcetypeassert // it is
 	})
+}
+
+// Somebody limits the deliveries of our consumer: a task that comes again and again is a dead letter, once, though two nodes are there.
+func TestTaskBeyondTheServersLimitIsADeadLetter(t *testing.T) {
+	srv := clustertest.Server(t)
+	rt, c := nodeOf(t, srv)
+	other := started(t, clustertest.Connect(t, srv, "n2"), runtime.Config{})
+	p := pipeline(t, rt, runtime.Spec{})
+	handle(t, rt, p, runtime.TaskConfig{}, func(context.Context, runtime.Task[order]) (any, error) {
+		return nil, messages.Retry(time.Millisecond, errBoom)
+	})
+	nc, err := nats.Connect(srv.URL())
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	consumer, err := js.Consumer(t.Context(), "FORSETI_TASKS", "task-charge")
+	require.NoError(t, err)
+	cfg := consumer.CachedInfo().Config
+	cfg.MaxDeliver = 3
+	_, err = js.UpdateConsumer(t.Context(), "FORSETI_TASKS", cfg)
+	require.NoError(t, err)
+	send(t, c, messages.Task{Type: "charge", ID: "poison", Body: []byte(`{"order":1}`)})
+	require.Equal(t, messages.ReasonMaxDeliveries, result(t, c, "poison", 0).Reason)
+	require.Eventually(t, func() bool { b, err := c.TaskBacklog(t.Context()); return err == nil && len(b) == 0 }, 10*time.Second, 10*time.Millisecond)
+	letters, err := c.DeadLetters(t.Context(), cluster.DeadLetterFilter{})
+	require.NoError(t, err)
+	require.Len(t, letters, 1)
+	require.Equal(t, messages.ReasonMaxDeliveries, letters[0].Letter.Reason)
+	require.False(t, other.Ready().Degraded)
 }
 
 // Who waits for a task of a type that nobody handles hears of its end.

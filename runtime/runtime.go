@@ -32,7 +32,7 @@ type Config struct {
 	// main module, and host:port where it answers probes; empty if nowhere.
 	Version, Admin string
 	// UnhandledAfter is how long the tasks of a type that no node handles wait before they are dead letters with the reason
-	// "unhandled". Default 24 h, at least 1 s. One node, the janitor, sees to it for all: give all of them the same. It must
+	// "unhandled". Default 24 h, at least 1 s; below 0 they wait for ever. One node, the janitor, sees to it for all: give all of them the same. It must
 	// be longer than all nodes of a type are ever stopped together.
 	UnhandledAfter time.Duration
 	// EventHistory is how many of the last events are kept, see [Runtime.Watch]. Default 1024; at most 65536.

@@ -96,7 +96,7 @@ what runs is aborted and goes back to the stream. A third one ends the process a
 	flags.IntVar(&f.minCalls, "min-calls", 20, "calls in the window before it is judged")
 	flags.DurationVar(&f.ackWait, "ack-wait", cluster.DefaultAckWait, "silence after which a task of a dead node goes to another one")
 	flags.DurationVar(&f.drain, "drain", 20*time.Second, "how long tasks in hand may take when the node is told to end")
-	flags.DurationVar(&f.unhandledAfter, "unhandled-after", cluster.DefaultUnhandledAfter, "how long tasks of a type that no node handles wait before they are dead letters; the same for all nodes")
+	flags.DurationVar(&f.unhandledAfter, "unhandled-after", cluster.DefaultUnhandledAfter, "how long tasks of a type that no node handles wait before they are dead letters, 0 for ever; the same for all nodes")
 	flags.StringVar(&f.admin, "admin", "", "`host:port` for GET /livez, /readyz, /healthz and /metrics, as 127.0.0.1:7480; they show no payloads, and change nothing")
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "no banner, only the log")
 	cmd.AddCommand(newNodeListCommand())
@@ -140,7 +140,7 @@ func (f *nodeFlags) config(changed func(string) bool) (*nodeConfig, error) {
 		number, bad := strconv.Atoi(port)
 		want(err == nil && bad == nil && number >= 0 && number <= 65535, "admin", strconv.Quote(f.admin), "host:port, as 127.0.0.1:7480")
 	}
-	want(f.unhandledAfter >= time.Second, "unhandled-after", f.unhandledAfter, "at least 1s")
+	want(f.unhandledAfter == 0 || f.unhandledAfter >= time.Second, "unhandled-after", f.unhandledAfter, "at least 1s, or 0 for ever")
 	want(f.drain >= 0, "drain", f.drain, "0 or more")
 	want(messages.ValidToken(f.name), "name", f.name, "1 to 64 of a-z, 0-9, _ and -")
 	want(f.nats == "" || len(f.tasks)+len(f.strategies) > 0, "nats", f.nats, "at least one --task or --strategy with it: such a node would do nothing")
@@ -152,6 +152,9 @@ func (f *nodeFlags) config(changed func(string) bool) (*nodeConfig, error) {
 	want(f.user == "" || f.tokenFile == "", "token-file", f.tokenFile, "a token or a user, not both")
 
 	cfg := &nodeConfig{admin: f.admin, drain: f.drain, unhandledAfter: f.unhandledAfter, quiet: f.quiet, spec: f.spec(), tasks: runtime.TaskConfig{AckWait: f.ackWait, MaxInFlight: 16 * f.concurrency, Ordered: f.ordered}}
+	if cfg.unhandledAfter == 0 {
+		cfg.unhandledAfter = -1
+	}
 	for _, arg := range f.schemas {
 		name, file, ok := strings.Cut(arg, "=")
 		if !ok || name == "" || file == "" {
