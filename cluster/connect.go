@@ -63,7 +63,7 @@ type Cluster struct {
 
 	tasks, results, dlq, events, sched jetstream.Stream
 	control, dlqState, cancels         *bucket
-	leases, nodes                      *bucket
+	leases, nodes, budgets             *bucket
 
 	incarnation string // tells us from others of our name
 
@@ -216,7 +216,7 @@ func (c *Cluster) prepare(ctx context.Context) error {
 	for _, b := range []struct {
 		name string
 		to   **bucket
-	}{{c.names.controlBucket, &c.control}, {c.names.dlqStateBucket, &c.dlqState}, {c.names.cancelBucket, &c.cancels}, {c.names.leaseBucket, &c.leases}, {c.names.nodeBucket, &c.nodes}} {
+	}{{c.names.controlBucket, &c.control}, {c.names.dlqStateBucket, &c.dlqState}, {c.names.cancelBucket, &c.cancels}, {c.names.leaseBucket, &c.leases}, {c.names.nodeBucket, &c.nodes}, {c.names.budgetBucket, &c.budgets}} {
 		if *b.to, err = openBucket(ctx, js, b.name); err != nil {
 			return err
 		}

@@ -76,7 +76,7 @@ func TestManifestIsIdempotentAndPrefixesShareAServer(t *testing.T) {
 		count++
 	}
 	require.NoError(t, names.Err())
-	require.Equal(t, 11*len(prefixes), count)
+	require.Equal(t, 12*len(prefixes), count)
 
 	tasks, err := js.Stream(t.Context(), "ACME_PROD_FORSETI_TASKS")
 	require.NoError(t, err)

@@ -76,7 +76,10 @@ func (c Config) manifest(n names) []jetstream.StreamConfig {
 	nodes := bucket(n.nodeBucket, "Forseti: the nodes that are there")
 	nodes.AllowMsgTTL, nodes.SubjectDeleteMarkerTTL = true, lostNodeTTL
 
-	return []jetstream.StreamConfig{tasks, sched, results, dlq, events, control, dlqState, cancel, leases, nodes, advisories}
+	budgets := bucket(n.budgetBucket, "Forseti: what each node counts of budgets, and what it holds of limits, that are the fleet's")
+	budgets.AllowMsgTTL = true
+
+	return []jetstream.StreamConfig{tasks, sched, results, dlq, events, control, dlqState, cancel, leases, nodes, budgets, advisories}
 }
 
 // consumerConfig is the durable consumer of a lane that all nodes that handle a task type share. MaxDeliver is

@@ -56,6 +56,7 @@ type names struct {
 	controlBucket, dlqStateBucket string
 	cancelBucket                  string
 	leaseBucket, nodeBucket       string
+	budgetBucket                  string
 	service                       string // in the NATS services API
 }
 
@@ -76,7 +77,7 @@ func namesOf(prefix string) names {
 		prefix: prefix,
 		tasks:  base + "_TASKS", results: base + "_RESULTS", dlq: base + "_DLQ", events: base + "_EVENTS", sched: base + "_SCHED", advisories: base + "_ADVISORIES",
 		controlBucket: low + "_control", dlqStateBucket: low + "_dlq_state",
-		cancelBucket: low + "_cancel", leaseBucket: low + "_leases", nodeBucket: low + "_nodes", service: low,
+		cancelBucket: low + "_cancel", leaseBucket: low + "_leases", nodeBucket: low + "_nodes", budgetBucket: low + "_budget", service: low,
 	}
 }
 

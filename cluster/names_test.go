@@ -43,7 +43,7 @@ func TestNamesOf(t *testing.T) {
 	n := namesOf("forseti.v1")
 	require.Equal(t, names{
 		prefix: "forseti.v1", tasks: "FORSETI_TASKS", results: "FORSETI_RESULTS", dlq: "FORSETI_DLQ", events: "FORSETI_EVENTS", sched: "FORSETI_SCHED", advisories: "FORSETI_ADVISORIES",
-		controlBucket: "forseti_control", dlqStateBucket: "forseti_dlq_state", cancelBucket: "forseti_cancel", leaseBucket: "forseti_leases", nodeBucket: "forseti_nodes", service: "forseti",
+		controlBucket: "forseti_control", dlqStateBucket: "forseti_dlq_state", cancelBucket: "forseti_cancel", leaseBucket: "forseti_leases", nodeBucket: "forseti_nodes", budgetBucket: "forseti_budget", service: "forseti",
 	}, n)
 	require.Equal(t, "ACME_PROD_FORSETI_TASKS", namesOf("acme.prod.forseti.v1").tasks)
 
