@@ -89,7 +89,11 @@ func (s *System) budget(cfg policy.RetryBudget) (*retryBudget, error) {
 }
 
 func limits(b policy.RetryBudget) string {
-	return fmt.Sprintf("ratio %g, at least %g per second, window %v", b.Ratio, b.MinPerSecond, b.Window)
+	s := fmt.Sprintf("ratio %g, at least %g per second, window %v", b.Ratio, b.MinPerSecond, b.Window)
+	if b.Fleet {
+		s += ", the fleet's"
+	}
+	return s
 }
 
 func newRetryBudget(s *System, cfg policy.RetryBudget) *retryBudget {

@@ -40,6 +40,7 @@ type errorBudget struct {
 	// revive makes the core; tests put one here that fails.
 	revive func(policy.ErrorBudget, *policy.ErrorBudgetSnapshot, *policy.BudgetEvidence, policy.ErrorBudgetFact) errorBudgetCore
 	first  policy.ErrorBudget
+	epoch  int64                 // of a fleet's: its time at instant 0
 	kept   policy.BudgetEvidence // of the actor
 	host   *Host[policy.ErrorBudgetFact, policy.ErrorBudgetSnapshot]
 	events outbox
@@ -131,6 +132,9 @@ func newErrorBudget(s *System, cfg policy.ErrorBudget) *errorBudget {
 	b.revive = func(cfg policy.ErrorBudget, last *policy.ErrorBudgetSnapshot, kept *policy.BudgetEvidence, f policy.ErrorBudgetFact) errorBudgetCore {
 		return policy.NewErrorBudget(cfg, last, kept, f)
 	}
+	if cfg.Fleet {
+		b.epoch = s.fleetTime().UnixNano() - s.now()
+	}
 	b.all = &budgetSeries{}
 	list := []*budgetSeries{b.all}
 	if len(cfg.By) > 0 {
@@ -169,7 +173,7 @@ func (b *errorBudget) start(parent actor.SpawnerContext) error {
 
 func (b *errorBudget) fact(now int64) policy.ErrorBudgetFact {
 	list := *b.list.Load()
-	f := policy.ErrorBudgetFact{Now: policy.Instant(now), Readings: make([]policy.BudgetReading, len(list))}
+	f := policy.ErrorBudgetFact{Now: policy.Instant(now), Epoch: b.epoch, Readings: make([]policy.BudgetReading, len(list))}
 	for i, s := range list {
 		f.Readings[i] = policy.BudgetReading{Series: s.Series, Events: s.read()}
 	}

@@ -60,7 +60,7 @@ func (s *System) DeclareErrorBudget(cfg policy.ErrorBudget) error {
 }
 
 // ConfigureErrorBudget replaces the settings of the budget of that name while calls run. Objective, rules and all else
-// hold at once, by the calls that were counted already; only By cannot be changed. A rule with the same rate and windows
+// hold at once, by the calls that were counted already; only By and Fleet cannot be changed. A rule with the same rate and windows
 // as before stays fired. It must not be called from inside an actor.
 func (s *System) ConfigureErrorBudget(ctx context.Context, cfg policy.ErrorBudget) error {
 	cfg = cfg.WithDefaults()
@@ -72,6 +72,8 @@ func (s *System) ConfigureErrorBudget(ctx context.Context, cfg policy.ErrorBudge
 		err = messages.ErrNotFound
 	case !slices.Equal(cfg.By, b.first.By):
 		err = &messages.FieldError{Field: "error_budget.By", Value: cfg.By, Allowed: fmt.Sprintf("what it was declared with, %v", b.first.By)}
+	case cfg.Fleet != b.first.Fleet:
+		err = &messages.FieldError{Field: "error_budget.Fleet", Value: cfg.Fleet, Allowed: fmt.Sprintf("what it was declared with, %v", b.first.Fleet)}
 	default:
 		f := b.fact(s.now())
 		f.Settings = &cfg
@@ -168,12 +170,7 @@ func (s *System) RestoreErrorBudget(ctx context.Context, name string, state []by
 		return fmt.Errorf("error budget %q: %w", name, err)
 	}
 	at := time.UnixMilli(int64(binary.BigEndian.Uint64(state)))
-	j := b.judge.Load()
-	for _, x := range counted.Series {
-		if x.Keyed && b.keyed.Load() != nil && x.Series == j.key(&messages.Context{Tier: x.Tier, Region: x.Region, Domain: x.Domain}) {
-			b.make(x.Series)
-		}
-	}
+	b.makeAll(&counted)
 	f := b.fact(s.now())
 	f.Restore, f.Age = &counted, max(time.Since(at), 0)
 	if err := b.host.Order(ctx, f); err != nil {

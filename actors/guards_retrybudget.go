@@ -105,7 +105,7 @@ func (d *retryDoor) ask(c *call) (*messages.RejectedError, error) {
 type RetryBudgetStatus struct {
 	Settings       policy.RetryBudget
 	Available      float64 // retries that may still be made; 0 if calls have left the window that retries were made for
-	Calls, Retries uint64  // in the window
+	Calls, Retries uint64  // in the window; of a fleet's budget, those of all nodes
 }
 
 // RetryBudgets lists the named retry budgets of the system, by name. Those that one layer has of its own are not among them.
@@ -126,7 +126,7 @@ func (b *retryBudget) now() RetryBudgetStatus {
 	calls, retries := max(b.calls.sum(), s.SeenCalls), max(b.retries(), s.SeenRetries)
 	return RetryBudgetStatus{
 		Settings: s.Settings, Available: max(s.Left(calls, retries), 0),
-		Calls: s.Calls + calls - s.SeenCalls, Retries: s.Retries + retries - s.SeenRetries,
+		Calls: s.Others.Calls + s.Calls + calls - s.SeenCalls, Retries: s.Others.Retries + s.Retries + retries - s.SeenRetries,
 	}
 }
 

@@ -28,6 +28,9 @@ type Options struct {
 	// EventHistory is how many of the last events are kept for those who begin to watch later. Default
 	// DefaultEventHistory; at most MaxEventHistory.
 	EventHistory int
+	// FleetTime is the time that all nodes of a cluster have, by which they add up what they count together. Default: this
+	// host's clock.
+	FleetTime func() time.Time
 }
 
 // System is one Proto.Actor system and what all its pipelines share. It is safe for concurrent use. One per
@@ -52,6 +55,7 @@ type System struct {
 	tracer   Tracer
 
 	errorBudgets errorBudgets
+	fleetTime    func() time.Time
 	redaction    *messages.Redaction
 	captures     atomic.Int64  // pieces of user code that make JSON for dead letters
 	guardErrors  atomic.Uint64 // calls on which a guard was broken
@@ -102,8 +106,12 @@ func prepared(o Options) *System {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
+	if o.FleetTime == nil {
+		o.FleetTime = time.Now
+	}
 	return &System{
-		node: o.Node, log: o.Logger, base: time.Now().Add(-time.Second), gone: make(chan struct{}),
+		fleetTime: o.FleetTime,
+		node:      o.Node, log: o.Logger, base: time.Now().Add(-time.Second), gone: make(chan struct{}),
 		bus: Bus{node: o.Node, keep: o.EventHistory}, workers: &workers{}, redaction: o.Redaction, restarts: o.Restarts.withDefaults(), tracer: o.Tracer, pipelines: map[string]*Pipeline{},
 	}
 }

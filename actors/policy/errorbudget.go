@@ -39,6 +39,11 @@ type ErrorBudget struct {
 	// Exhausted is what is done while nothing is left of the budget. Default: non-essential calls are refused. Old errors
 	// leave the window slowly: what is refused here may be so for days.
 	Exhausted BudgetAction
+	// Fleet makes it one budget of all nodes of a cluster that declare it under this name: each counts its own calls, and
+	// judges by all. What others counted comes about a second late; no call waits for it. A node that is cut off goes by its own
+	// calls and what it had heard, and the others hear of them when it is back. The settings are each node's own: give all the
+	// same. Without a cluster it makes no difference. It cannot be changed while calls run.
+	Fleet bool
 	// By keeps the calls of each tier, region or domain, or combination of them, apart: each is a series with numbers and
 	// a level of its own, and a call with a context is judged by its series alone. Default: all calls are one series.
 	By []Dimension

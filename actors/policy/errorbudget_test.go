@@ -430,6 +430,8 @@ func TestErrorBudgetStateIsRestored(t *testing.T) {
 	require.NoError(t, err)
 	var s ErrorBudgetState
 	require.NoError(t, s.UnmarshalBinary(text))
+	require.Equal(t, stats.Events{Good: c.all.Good, Bad: c.all.Bad}, f.Save.Series[0].Counted)
+	f.Save.At, f.Save.Series[0].Counted = 0, stats.Events{}
 	require.Equal(t, *f.Save, s)
 
 	d := newClerk(ErrorBudget{Objective: 0.999})
@@ -465,7 +467,7 @@ func TestErrorBudgetStateVersion1(t *testing.T) {
 func TestDamagedStateOfAnErrorBudgetWasRestored(t *testing.T) {
 	c := newClerk(ErrorBudget{Objective: 0.999})
 	c.pass(time.Hour, time.Minute, 9800, 200)
-	text, err := c.core.state().MarshalBinary()
+	text, err := c.core.state(nil).MarshalBinary()
 	require.NoError(t, err)
 	for i := range text {
 		var s ErrorBudgetState
@@ -480,7 +482,7 @@ func TestDamagedStateOfAnErrorBudgetWasRestored(t *testing.T) {
 func FuzzErrorBudgetState(f *testing.F) {
 	c := newClerk(ErrorBudget{Objective: 0.999})
 	c.pass(time.Hour, time.Minute, 9800, 200)
-	text, _ := c.core.state().MarshalBinary()
+	text, _ := c.core.state(nil).MarshalBinary()
 	f.Add(text)
 	f.Add([]byte{1, 0, 0, 0, 0, 0})
 	f.Add([]byte{})

@@ -17,7 +17,15 @@ type ErrorBudgetFact struct {
 	// Restore is what another process counted, to be added, and Age how long ago it wrote that down.
 	Restore *ErrorBudgetState
 	Age     time.Duration
-	Save    *ErrorBudgetState // is filled in before Apply returns, if it is not nil
+	// Save is filled in before Apply returns, if it is not nil, with the series of which SaveIf is true; nil: with all.
+	Save   *ErrorBudgetState
+	SaveIf func(Series, stats.Events) bool
+	// These are of a fleet's budget only. Epoch is the fleet's time at instant 0, in nanoseconds since 1970; it stays. Others
+	// is what all other nodes counted, and takes the place of what was told before; nil is no news. Kept is what this process
+	// counted and others keep now.
+	Epoch  int64
+	Others []ErrorBudgetState
+	Kept   *ErrorBudgetState
 }
 
 // BudgetReading is how far a series is.
@@ -91,15 +99,20 @@ type seriesEvidence struct {
 	seen    stats.Events
 	since   Instant // the first reading; earlier when it was restored
 	history *stats.History
+	// Of a fleet's budget the history is that of all nodes, and these are its own.
+	own     *stats.History
+	earlier Instant // the first reading of any node
 }
 
 // ErrorBudgetCore is the decision. It is not safe for concurrent use.
 type ErrorBudgetCore struct {
-	cfg  ErrorBudget
-	now  Instant
-	kept *BudgetEvidence
-	snap ErrorBudgetSnapshot
-	idle bool
+	cfg ErrorBudget
+	now Instant
+	// epoch is what histories count their time from: buckets of a fleet's budget begin and end together on all nodes.
+	epoch int64
+	kept  *BudgetEvidence
+	snap  ErrorBudgetSnapshot
+	idle  bool
 }
 
 // BudgetSweep is how often counters are read while there are calls: a burst of failures shows after that.
@@ -108,7 +121,7 @@ const BudgetSweep = time.Second
 // NewErrorBudget makes a core from complete and valid settings. With the last snapshot of an earlier incarnation it keeps
 // its settings and decisions. kept is its evidence, which is filled in; an empty one at first.
 func NewErrorBudget(cfg ErrorBudget, last *ErrorBudgetSnapshot, kept *BudgetEvidence, f ErrorBudgetFact) *ErrorBudgetCore {
-	c := &ErrorBudgetCore{cfg: cfg, kept: kept, now: f.Now, idle: true}
+	c := &ErrorBudgetCore{cfg: cfg, kept: kept, now: f.Now, epoch: f.Epoch, idle: true}
 	if last != nil {
 		c.cfg, c.snap, c.now = last.Settings, *last, max(f.Now, last.At)
 	}
@@ -128,24 +141,41 @@ func (c *ErrorBudgetCore) Apply(f ErrorBudgetFact) bool {
 		c.restore(f.Restore, f.Age)
 		c.idle = false
 	}
+	if f.Kept != nil {
+		c.giveAway(f.Kept)
+	}
+	if f.Others != nil {
+		c.join(f.Others)
+	}
 	c.decide()
 	if f.Save != nil {
-		*f.Save = c.state()
+		*f.Save = c.state(f.SaveIf)
 	}
 	return true
 }
+
+// time is what histories have for now.
+func (c *ErrorBudgetCore) time() int64 { return int64(c.now) + c.epoch }
 
 // count takes what is new in a reading. One that was overtaken on its way has nothing new.
 func (c *ErrorBudgetCore) count(f ErrorBudgetFact) {
 	c.idle = true
 	for i, r := range f.Readings {
 		if i == len(c.kept.series) {
-			c.kept.series = append(c.kept.series, &seriesEvidence{Series: r.Series, since: c.now, history: stats.NewHistory(int64(c.now))})
+			e := &seriesEvidence{Series: r.Series, since: c.now, earlier: c.now, history: stats.NewHistory(c.time())}
+			if c.cfg.Fleet {
+				e.own = stats.NewHistory(c.time())
+			}
+			c.kept.series = append(c.kept.series, e)
 		}
 		e := c.kept.series[i]
 		news := stats.Events{Good: max(r.Good, e.seen.Good) - e.seen.Good, Bad: max(r.Bad, e.seen.Bad) - e.seen.Bad}
 		e.seen = stats.Events{Good: e.seen.Good + news.Good, Bad: e.seen.Bad + news.Bad}
-		e.history.Advance(int64(c.now))
+		e.history.Advance(c.time())
+		if e.own != nil {
+			e.own.Advance(c.time())
+			e.own.Add(news)
+		}
 		if news.Total() > 0 {
 			e.history.Add(news)
 			c.idle = false
@@ -190,7 +220,7 @@ func (c *ErrorBudgetCore) judge(s, was *BudgetState, e *seriesEvidence) {
 	cfg := &c.cfg
 	all := e.history.Within(int64(cfg.Window))
 	s.Series, s.Good, s.Bad, s.Level = e.Series, all.Good, all.Bad, LevelNone
-	s.Watched = min(c.now.Sub(e.since), cfg.Window)
+	s.Watched = min(c.now.Sub(min(e.since, e.earlier)), cfg.Window)
 	if all.Total() > 0 {
 		s.Consumed = float64(all.Bad) / (cfg.Allowed() * float64(all.Total()) * float64(cfg.Window) / float64(watched(s.Watched)))
 	}
@@ -319,7 +349,7 @@ func (c *ErrorBudgetCore) Next() Instant {
 	}
 	var next Instant
 	sooner := func(e *seriesEvidence, span time.Duration) {
-		if at := Instant(e.history.NextEdge(int64(span))); next == 0 || at < next {
+		if at := Instant(e.history.NextEdge(int64(span)) - c.epoch); next == 0 || at < next {
 			next = at
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"slices"
 	"time"
 
 	"github.com/forseti-go/forseti/actors/policy/stats"
@@ -13,12 +14,17 @@ import (
 
 // ErrorBudgetState is what an error budget has counted, in a form that outlives its process. Ages are relative to the
 // moment it was taken: who keeps it tells, when it is restored, how long ago that was.
-type ErrorBudgetState struct{ Series []SeriesState }
+type ErrorBudgetState struct {
+	Series []SeriesState
+	// At is when it was taken, for a fleet's budget: by the fleet's time, in nanoseconds since 1970. It is not encoded.
+	At int64
+}
 
 // SeriesState is one series: since when it was watched, and the buckets of each level of its history.
 type SeriesState struct {
 	Series
 	Watched time.Duration
+	Counted stats.Events // all that this process ever counted; not encoded
 	Levels  [stats.HistoryLevels][]stats.HistoryBucket
 }
 
@@ -142,12 +148,20 @@ func (d *stateDecoder) series() (x SeriesState) {
 	return x
 }
 
-// state takes down all evidence.
-func (c *ErrorBudgetCore) state() (s ErrorBudgetState) {
+// state takes down the evidence that this node has itself.
+func (c *ErrorBudgetCore) state(want func(Series, stats.Events) bool) (s ErrorBudgetState) {
+	s.At = c.time()
 	for _, e := range c.kept.series {
-		x := SeriesState{Series: e.Series, Watched: min(c.now.Sub(e.since), stats.HistoryLongest)}
+		if want != nil && !want(e.Series, e.seen) {
+			continue
+		}
+		h := e.history
+		if e.own != nil {
+			h = e.own
+		}
+		x := SeriesState{Series: e.Series, Watched: min(c.now.Sub(e.since), stats.HistoryLongest), Counted: e.seen}
 		for i := range x.Levels {
-			for b := range e.history.Level(i) {
+			for b := range h.Level(i) {
 				x.Levels[i] = append(x.Levels[i], b)
 			}
 		}
@@ -165,12 +179,81 @@ func (c *ErrorBudgetCore) restore(s *ErrorBudgetState, age time.Duration) {
 				continue
 			}
 			e.since = min(e.since, c.now-Instant(age+x.Watched))
-			for i, level := range x.Levels {
-				for _, b := range level {
-					b.Age += int64(age)
-					e.history.Put(i, b)
+			x.put(e.history, int64(age))
+			if e.own != nil {
+				x.put(e.own, int64(age))
+			}
+		}
+	}
+}
+
+// put adds a series to a history, age nanoseconds after it was taken down.
+func (x *SeriesState) put(h *stats.History, age int64) {
+	for i, level := range x.Levels {
+		for _, b := range level {
+			b.Age += age
+			h.Put(i, b)
+		}
+	}
+}
+
+// join counts what other nodes counted, beside this node's own.
+func (c *ErrorBudgetCore) join(others []ErrorBudgetState) {
+	for _, e := range c.kept.series {
+		if e.own == nil {
+			continue
+		}
+		e.history, e.earlier = e.own.Clone(), e.since
+		for i := range others {
+			age := max(c.time()-others[i].At, 0)
+			for j := range others[i].Series {
+				if x := &others[i].Series[j]; x.Series == e.Series {
+					x.put(e.history, age)
+					e.earlier = min(e.earlier, c.now-Instant(min(age+int64(x.Watched), int64(stats.HistoryLongest))))
 				}
 			}
 		}
 	}
+}
+
+// giveAway forgets what others keep: it comes back as theirs.
+func (c *ErrorBudgetCore) giveAway(s *ErrorBudgetState) {
+	age := max(c.time()-s.At, 0)
+	for i := range s.Series {
+		for _, e := range c.kept.series {
+			if x := &s.Series[i]; x.Series == e.Series && e.own != nil {
+				for l, level := range x.Levels {
+					for _, b := range level {
+						b.Age += age
+						e.own.Take(l, b)
+					}
+				}
+			}
+		}
+	}
+}
+
+// Merge adds what another state holds, as of this one's time, and leaves out what is older than a history can hold: of two
+// nodes that are gone one state remains.
+func (s *ErrorBudgetState) Merge(o *ErrorBudgetState) {
+	at := max(s.At, o.At)
+	merged := ErrorBudgetState{At: at}
+	for _, from := range []*ErrorBudgetState{s, o} {
+		for _, x := range from.Series {
+			i := slices.IndexFunc(merged.Series, func(y SeriesState) bool { return y.Series == x.Series })
+			if i < 0 {
+				i = len(merged.Series)
+				merged.Series = append(merged.Series, SeriesState{Series: x.Series})
+			}
+			y := &merged.Series[i]
+			y.Watched = min(max(y.Watched, x.Watched+time.Duration(at-from.At)), stats.HistoryLongest)
+			h := stats.NewHistory(at)
+			y.put(h, 0)
+			x.put(h, at-from.At)
+			for l := range y.Levels {
+				y.Levels[l] = slices.Collect(h.Level(l))
+			}
+		}
+	}
+	*s = merged
 }

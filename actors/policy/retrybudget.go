@@ -26,6 +26,11 @@ type RetryBudget struct {
 	MinPerSecond float64
 	// Window is how far back calls and retries count, in ten steps. Default 10 s; at least 10 ms, at most a day.
 	Window time.Duration
+	// Fleet makes it one budget of all nodes of a cluster that have it under this name: calls and retries of all count, and
+	// MinPerSecond is for all together. What others did comes about a second late, so that much more may be allowed, and a
+	// node that is cut off goes by its own alone; no call waits. It needs a Name and a Window of at least 5 s. Without a
+	// cluster it makes no difference.
+	Fleet bool
 }
 
 // named reports whether only the name was given: the settings are somebody else's.
@@ -67,7 +72,14 @@ func (b RetryBudget) check(c *checks, field string) {
 	c.want(b.Ratio > 0 && b.Ratio <= 10, field+".Ratio", b.Ratio, "more than 0, at most 10")
 	c.want(b.MinPerSecond > 0 && b.MinPerSecond <= 1e6, field+".MinPerSecond", b.MinPerSecond, "more than 0, at most 1000000")
 	c.want(b.Window >= 10*time.Millisecond && b.Window <= 24*time.Hour, field+".Window", b.Window, "10ms to 24h")
+	c.want(!b.Fleet || b.Name != "" && b.Window >= minFleetWindow, field+".Fleet", b.Fleet, "a Name and a Window of 5s or more with it")
 }
+
+// minFleetWindow is some times longer than what others did takes to come.
+const minFleetWindow = 5 * time.Second
+
+// RetryShare is what other nodes have in their windows.
+type RetryShare struct{ Calls, Retries uint64 }
 
 // RetryBudgetFact is what a retry budget is told: how far its counters are. Both only ever rise, beside the core; they
 // are not told call by call.
@@ -76,6 +88,7 @@ type RetryBudgetFact struct {
 	Retries  uint64 // that were ever allowed
 	Now      Instant
 	Settings *RetryBudget // of new settings only: complete and valid
+	Others   *RetryShare  // of a fleet's budget: what is in the windows of all others now; nil is no news
 }
 
 // RetryBudgetSnapshot is what is in the window, as of a reading of the counters. Whoever reads them later counts the
@@ -85,13 +98,14 @@ type RetryBudgetSnapshot struct {
 	SeenCalls, SeenRetries uint64  // the counters' readings that this includes
 	Due                    Instant // when the window moves on; zero: there is nothing in it
 	Settings               RetryBudget
+	Others                 RetryShare // in the windows of other nodes
 }
 
 // Left is how many retries may still be made, by what the counters read now. It is less than 0 when calls have left
 // the window that retries in it were allowed for.
 func (s *RetryBudgetSnapshot) Left(calls, retries uint64) float64 {
-	calls = s.Calls + max(calls, s.SeenCalls) - s.SeenCalls
-	retries = s.Retries + max(retries, s.SeenRetries) - s.SeenRetries
+	calls = s.Others.Calls + s.Calls + max(calls, s.SeenCalls) - s.SeenCalls
+	retries = s.Others.Retries + s.Retries + max(retries, s.SeenRetries) - s.SeenRetries
 	return s.Settings.MinPerSecond*s.Settings.Window.Seconds() + s.Settings.Ratio*float64(calls) - float64(retries)
 }
 
@@ -117,6 +131,7 @@ func NewRetryBudget(cfg RetryBudget, last *RetryBudgetSnapshot, f RetryBudgetFac
 	retries := uint64(0)
 	if last != nil {
 		cfg, retries = last.Settings, last.Retries+f.Retries-last.SeenRetries
+		c.snap.Others = last.Others
 	}
 	c.begin(cfg, retries)
 	c.total()
@@ -148,6 +163,12 @@ func (c *RetryBudgetCore) Apply(f RetryBudgetFact) bool {
 	c.window.Advance(int64(c.now))
 	if f.Settings != nil {
 		c.reconfigure(*f.Settings)
+		if !f.Settings.Fleet {
+			c.snap.Others = RetryShare{}
+		}
+	}
+	if f.Others != nil {
+		c.snap.Others = *f.Others
 	}
 	c.total()
 	return c.snap != was

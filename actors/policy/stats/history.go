@@ -93,6 +93,12 @@ func (h *History) Add(e Events) {
 	}
 }
 
+// Clone makes a copy.
+func (h *History) Clone() *History {
+	c := *h
+	return &c
+}
+
 // Within is how many events there were in the last span nanoseconds. A span beyond the bounds counts as the nearest one
 // within.
 func (h *History) Within(span int64) (sum Events) {
@@ -154,17 +160,33 @@ func (h *History) Level(level int) iter.Seq[HistoryBucket] {
 	}
 }
 
+// Take is the reverse of Put: events that were counted twice, or that another history keeps now. No bucket becomes less than
+// nothing.
+func (h *History) Take(level int, b HistoryBucket) {
+	if at := h.bucket(level, b.Age); at != nil {
+		at.Good -= min(at.Good, b.Good)
+		at.Bad -= min(at.Bad, b.Bad)
+	}
+}
+
 // Put adds a bucket of another history to a level, age nanoseconds before the newest instant. Its events are kept for up
 // to one width of the level longer than in the other.
 func (h *History) Put(level int, b HistoryBucket) {
-	l := &h.levels[level]
-	n := l.head
-	if b.Age > 0 {
-		n = min(bucketOf(h.now-b.Age-1, level), n) // its last instant
-	}
-	if n > l.head-HistoryBuckets {
-		at := l.at(n)
+	if at := h.bucket(level, b.Age); at != nil {
 		at.Good += b.Good
 		at.Bad += b.Bad
 	}
+}
+
+// bucket is the one in which something of that age ended; nil if that is too long ago.
+func (h *History) bucket(level int, age int64) *Events {
+	l := &h.levels[level]
+	n := l.head
+	if age > 0 {
+		n = min(bucketOf(h.now-age-1, level), n) // its last instant
+	}
+	if n <= l.head-HistoryBuckets {
+		return nil
+	}
+	return l.at(n)
 }
