@@ -32,6 +32,10 @@ type JanitorConfig struct {
 	// dead letter. Default 24 h, at least 1 s; below 0 they wait for ever. The janitor's counts, so nodes should agree. A
 	// deployment that stops all nodes of a type must be shorter.
 	UnhandledAfter time.Duration
+	// Folds say how tallies of a kind, which nodes that are gone left behind, become one. Optional.
+	Folds map[string]func(older, newer Tally) (Tally, error)
+	// FoldAfter is how long a node must have been gone for that. Default an hour; at least a minute.
+	FoldAfter time.Duration
 	// Tell is told of dead letters that the janitor stored, and of nodes that were lost. It comes from the janitor's goroutine
 	// and must not block. Optional.
 	Tell func(messages.Event)
@@ -59,6 +63,8 @@ type Janitor struct {
 	// What follows is the goroutine's own, and of one term.
 	stuck map[uint64]bool // sequences that were found stuck by the sweep before
 	told  map[string]bool // incarnations whose loss was told
+
+	foldDue time.Time
 }
 
 // StartJanitor makes this node one of those that do the janitor's work, until Stop or Close: whichever holds the lease
@@ -78,6 +84,10 @@ type Janitor struct {
 // a letter's id and the place of a result are there once. It also runs the mover of tasks that become due.
 func (c *Cluster) StartJanitor(cfg JanitorConfig) (*Janitor, error) {
 	def(&cfg.UnhandledAfter, DefaultUnhandledAfter)
+	def(&cfg.FoldAfter, defaultFoldAfter)
+	if cfg.FoldAfter < time.Minute {
+		return nil, &messages.FieldError{Field: "FoldAfter", Value: cfg.FoldAfter, Allowed: "at least 1m, or 0 for 1h"}
+	}
 	if cfg.UnhandledAfter >= 0 && cfg.UnhandledAfter < time.Second {
 		return nil, &messages.FieldError{Field: "UnhandledAfter", Value: cfg.UnhandledAfter, Allowed: "at least 1s, 0 for 24h, or less for ever"}
 	}
@@ -147,6 +157,7 @@ func (j *Janitor) term(ctx context.Context, l *Lease) error {
 		_ = l.Release(last)
 	}()
 	j.c.startMover()
+	j.foldDue = time.Time{}
 	j.stuck, j.told = map[uint64]bool{}, map[string]bool{}
 	j.active.Store(true)
 	defer j.active.Store(false)
@@ -222,7 +233,16 @@ func (j *Janitor) nextAdvisory(ctx context.Context, advisories jetstream.Message
 
 // sweep looks for all there is to do.
 func (j *Janitor) sweep(ctx context.Context) error {
-	return errors.Join(j.tellOfLost(ctx), j.endUnhandled(ctx), j.endStuck(ctx))
+	return errors.Join(j.tellOfLost(ctx), j.endUnhandled(ctx), j.endStuck(ctx), j.fold(ctx))
+}
+
+// fold puts together what nodes that are gone have counted.
+func (j *Janitor) fold(ctx context.Context) error {
+	if time.Now().Before(j.foldDue) {
+		return nil
+	}
+	j.foldDue = time.Now().Add(min(foldEvery, j.cfg.FoldAfter))
+	return j.c.foldTallies(ctx, j.cfg.FoldAfter, j.cfg.Folds)
 }
 
 // tellOfLost tells of nodes whose beats stayed out. The server remembers them for two minutes, and an event's id for as long: a

@@ -8,7 +8,7 @@ import (
 	"github.com/forseti-go/forseti/actors/policy"
 )
 
-// ErrorBudget declares an error budget, for this node: pipelines that are built later name it by actors.ErrorBudget in
+// ErrorBudget declares an error budget, for this node, or with Fleet for all nodes of the cluster together: pipelines that are built later name it by actors.ErrorBudget in
 // their guards. It lasts as long as the runtime. Declaring it again with the same settings does nothing. All that is wrong
 // with the settings is reported at once.
 func (rt *Runtime) ErrorBudget(cfg policy.ErrorBudget) error {
@@ -30,8 +30,8 @@ func (rt *Runtime) ConfigureErrorBudget(ctx context.Context, cfg policy.ErrorBud
 // ErrorBudgetStatus is how an error budget does.
 type ErrorBudgetStatus = actors.ErrorBudgetStatus
 
-// ErrorBudgetStatus is how the budget of that name does on this node, with the calls that have ended so far; false if
-// there is none.
+// ErrorBudgetStatus is how the budget of that name does, with the calls that have ended so far on this node, and, of a
+// fleet's budget, with what all others have told; false if there is none.
 func (rt *Runtime) ErrorBudgetStatus(name string) (ErrorBudgetStatus, bool) {
 	return rt.sys.ErrorBudgetStatus(name)
 }

@@ -3,6 +3,8 @@ package runtime
 import (
 	"fmt"
 	"strings"
+	"testing"
+	"time"
 
 	"github.com/forseti-go/forseti/cluster"
 	"github.com/forseti-go/forseti/messages"
@@ -50,3 +52,9 @@ var AnswerStrategy = answerStrategy
 
 // NameTaken has the runtime hear of another node of its name.
 func (rt *Runtime) NameTaken(e *cluster.NameTakenError) { rt.nameTaken(e) }
+
+// FoldAfter shortens, for a test, how long nodes must be gone before what they counted is put together.
+func FoldAfter(t *testing.T, d time.Duration) {
+	foldAfter = d
+	t.Cleanup(func() { foldAfter = 0 })
+}

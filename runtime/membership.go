@@ -33,7 +33,10 @@ func (rt *Runtime) enter(ctx context.Context, cfg *Config) (err error) {
 	if err != nil {
 		return err
 	}
-	rt.janitor, err = rt.cluster.StartJanitor(cluster.JanitorConfig{UnhandledAfter: cfg.UnhandledAfter, Tell: rt.sys.Publish})
+	rt.janitor, err = rt.cluster.StartJanitor(cluster.JanitorConfig{
+		UnhandledAfter: cfg.UnhandledAfter, Tell: rt.sys.Publish, FoldAfter: foldAfter,
+		Folds: map[string]func(older, newer cluster.Tally) (cluster.Tally, error){errorTally: foldErrorBudgets},
+	})
 	return err
 }
 

@@ -89,8 +89,9 @@ type Runtime struct {
 	forwarding *actors.Subscription // the events that go to the cluster; nil without one
 	unfit      atomic.Uint64        // of those, how many it can never take
 
-	member  *cluster.Membership // these two nil without a cluster
+	member  *cluster.Membership // these three nil without a cluster
 	janitor *cluster.Janitor
+	fleet   *fleetBudgets
 	double  atomic.Pointer[cluster.NameTakenError] // who else has our name
 
 	canceled cancellations
@@ -134,6 +135,9 @@ func Start(ctx context.Context, cfg Config, opts ...Option) (*Runtime, error) {
 		rt.tracer.redaction = rt.redaction
 		options.Tracer = rt.tracer
 	}
+	if rt.cluster != nil {
+		options.FleetTime = rt.cluster.Now
+	}
 	sys, err := actors.NewSystem(options)
 	if err != nil {
 		return nil, fmt.Errorf("runtime: %w", err)
@@ -175,6 +179,9 @@ func (rt *Runtime) join(ctx, life context.Context) error {
 	defer detach()
 	context.AfterFunc(life, rt.cluster.OnEvent(rt.sys.Publish))
 	if err := rt.watchKill(watch); err != nil {
+		return err
+	}
+	if err := rt.shareBudgets(life); err != nil {
 		return err
 	}
 	return rt.cluster.WatchCancellations(watch, rt.canceled.order)

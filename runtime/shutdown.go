@@ -179,6 +179,9 @@ func (rt *Runtime) terminate(ctx context.Context, late []*handler) error {
 	}
 	last, cancel := afterwards(ctx)
 	defer cancel()
+	if rt.fleet != nil {
+		rt.fleet.tell(last) // while the budgets' actors are there
+	}
 	return errors.Join(append(errs, rt.sys.Close(last), rt.closeSpool(last))...)
 }
 
