@@ -311,6 +311,20 @@ var trials = []trial{
 		ours: of("TaskLatency", "forseti"), rivals: all("TaskLatency", barePublish),
 		modes: shown("one at a time"),
 	},
+	{
+		work: "kill switch, from the order's storing to its being in force on another node: half of them", unit: "p50-ns", waits: true,
+		ours: of("KillSwitch", "forseti"), rivals: all("KillSwitch", "core publish", "key-value watch"),
+		modes: shown("one at a time"),
+	},
+	{
+		work: "the same: 99 of 100", unit: "p99-ns", waits: true,
+		ours: of("KillSwitch", "forseti"), rivals: all("KillSwitch", "core publish", "key-value watch"),
+		modes: shown("one at a time"),
+	},
+	{
+		work: "a fleet's error budget, from a call on one node to its being counted on another: half of them", unit: "p50-ns", waits: true,
+		ours: of("FleetBudget", "forseti"), modes: []mode{{name: "one at a time", benchtime: "20x"}},
+	},
 	strategy("detect", "Observe/zscore", 100), strategy("detect", "Observe/ewz", 100), strategy("detect", "Observe/ewma", 100),
 	strategy("detect", "Observe/cusum", 100), strategy("detect", "Observe/page-hinkley", 100), strategy("detect", "Observe/robust-z", 250),
 	strategy("detect", "Observe/iqr", 250), strategy("detect", "Observe/surprise", 250), strategy("detect", "Observe/adwin", 0), strategy("detect", "Observe/ensemble", 0),
