@@ -307,7 +307,7 @@ var trials = []trial{
 		modes: shown("one at a time"),
 	},
 	{
-		work: "the same: 99 of 100", unit: "p99-ns", waits: true,
+		work: "the same of a stored task: 99 of 100", unit: "p99-ns", waits: true,
 		ours: of("TaskLatency", "forseti"), rivals: all("TaskLatency", barePublish),
 		modes: shown("one at a time"),
 	},
@@ -317,7 +317,7 @@ var trials = []trial{
 		modes: shown("one at a time"),
 	},
 	{
-		work: "the same: 99 of 100", unit: "p99-ns", waits: true,
+		work: "the same of the kill switch: 99 of 100", unit: "p99-ns", waits: true,
 		ours: of("KillSwitch", "forseti"), rivals: all("KillSwitch", "core publish", "key-value watch"),
 		modes: shown("one at a time"),
 	},

@@ -30,7 +30,7 @@ func (r row) lines() (table [][]cell) {
 		table = append(table, append([]cell{work, mode, ours}, cells...))
 		work, mode, ours = cell{}, cell{}, cell{} // said once
 	}
-	if goal := limits(r); goal != "" {
+	if goal := limits(r); goal != "" || len(r.Rivals) == 0 {
 		line(cell{}, cell{}, cell{}, cell{goal, plain}, r.Verdict.cell())
 	}
 	for _, a := range r.Rivals {
