@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/forseti-go/forseti/messages"
@@ -129,19 +130,44 @@ func ensure(ctx context.Context, js jetstream.JetStream, manifest []jetstream.St
 }
 
 func ensureStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) error {
-	s, err := findStream(ctx, js, want.Name)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		one, cancel := bounded(ctx)
-		s, err = js.CreateStream(one, want)
-		cancel()
-		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-			s, err = findStream(ctx, js, want.Name) // another node was faster, with other limits
-		}
+	is, err := findOrCreate(ctx, js, want)
+	for wait := 100 * time.Millisecond; want.Replicas > 1 && notYet(err) && sleep(ctx, wait); wait = min(2*wait, time.Second) {
+		is, err = findOrCreate(ctx, js, want)
 	}
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", want.Name, unavailable(err))
 	}
-	return verifyStream(s.CachedInfo().Config, want)
+	return verifyStream(is.CachedInfo().Config, want)
+}
+
+func findOrCreate(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (jetstream.Stream, error) {
+	look, found := ctx, func() {}
+	if want.Replicas > 1 { // a stream without a leader does not answer at all
+		look, found = context.WithTimeout(ctx, time.Second)
+	}
+	s, err := findStream(look, js, want.Name)
+	found()
+	if !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return s, err
+	}
+	one, cancel := bounded(ctx)
+	defer cancel()
+	s, err = js.CreateStream(one, want)
+	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+		return findStream(ctx, js, want.Name) // another node was faster, with other limits
+	}
+	return s, err
+}
+
+// notYet reports whether a stream could not be found or made for now: the servers of a cluster come up one after the other, and a
+// stream that another node just made answers when its servers have agreed on a leader.
+func notYet(err error) bool {
+	const insufficientResources, unavailable, notAvailable = 10005, 10008, 10009
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	if ok {
+		return api.ErrorCode == insufficientResources || api.ErrorCode == unavailable || api.ErrorCode == notAvailable
+	}
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders)
 }
 
 func findStream(ctx context.Context, js jetstream.JetStream, name string) (jetstream.Stream, error) {

@@ -36,6 +36,9 @@ type Config struct {
 	// User and Password, or Token, that clients must show. None by default.
 	User, Password string
 	Token          string
+	// Cluster makes this one of several servers that keep copies of the streams for one another. Name must then be unlike that
+	// of every other, and stay the same as long as DataDir does. Three servers on three machines survive the loss of one.
+	Cluster *ClusterConfig
 	// SyncAlways has every message on the disk before it is acknowledged, which survives a power cut and is
 	// about fourteen times slower. By default the operating system writes within two minutes, which survives
 	// the end of this process only.
@@ -47,6 +50,24 @@ type Config struct {
 	MaxPayload int
 	// Logger hears the server's warnings and errors. Discarded by default.
 	Logger *slog.Logger
+}
+
+// DefaultClusterPort is where servers of a cluster listen for one another.
+const DefaultClusterPort = 6222
+
+// ClusterConfig says how a server finds the others of its cluster. Zero means the default that stands beside the field.
+type ClusterConfig struct {
+	// Name is the cluster's, the same for all. Default "forseti".
+	Name string
+	// Host and Port are where the others connect. Default 127.0.0.1, 6222; port -1 takes a free one. Any other than a loopback
+	// address needs credentials.
+	Host string
+	Port int
+	// Peers are host:port of the others, as they listen for us; this server's own may be among them. One that is up is enough to
+	// find the rest.
+	Peers []string
+	// User and Password are what servers show one another, the same for all. None by default.
+	User, Password string
 }
 
 // WithDefaults returns c with every zero field that has a default set to it.
@@ -68,6 +89,19 @@ func (c Config) WithDefaults() Config {
 	}
 	if c.MaxPayload == 0 {
 		c.MaxPayload = 1 << 20
+	}
+	if c.Cluster != nil {
+		with := *c.Cluster
+		if with.Name == "" {
+			with.Name = "forseti"
+		}
+		if with.Host == "" {
+			with.Host = DefaultHost
+		}
+		if with.Port == 0 {
+			with.Port = DefaultClusterPort
+		}
+		c.Cluster = &with
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -103,6 +137,9 @@ func (c Config) Validate() error {
 	if c.DataDir != "" && c.Memory {
 		bad("DataDir", c.DataDir, "no directory together with Memory")
 	}
+	if c.Cluster != nil {
+		c.Cluster.check(bad)
+	}
 	if c.MaxStore < 0 || c.MaxMemory < 0 {
 		bad("MaxStore, MaxMemory", [2]int64{c.MaxStore, c.MaxMemory}, "positive numbers of bytes")
 	}
@@ -110,6 +147,27 @@ func (c Config) Validate() error {
 		bad("MaxPayload", c.MaxPayload, "1 KiB to 8 MiB")
 	}
 	return errors.Join(errs...)
+}
+
+func (c *ClusterConfig) check(bad func(field string, value any, allowed string)) {
+	if c.Name == "" || strings.ContainsAny(c.Name, " .*>\t\r\n/\\") {
+		bad("Cluster.Name", c.Name, "a name without spaces, dots, wildcards and slashes")
+	}
+	if c.Port < -1 || c.Port > 65535 {
+		bad("Cluster.Port", c.Port, "1 to 65535, or -1 for a free one")
+	}
+	if (c.User == "") != (c.Password == "") {
+		bad("Cluster.User, Cluster.Password", c.User, "both or none")
+	}
+	if !loopback(c.Host) && c.Password == "" {
+		bad("Cluster.Host", c.Host, "a loopback address, unless user and password are set: whoever reaches the port could be a server of the cluster")
+	}
+	for _, p := range c.Peers {
+		host, port, err := net.SplitHostPort(p)
+		if n, wrong := strconv.Atoi(port); err != nil || wrong != nil || n < 1 || n > 65535 || host == "" {
+			bad("Cluster.Peers", p, "host:port, as 10.0.0.2:6222")
+		}
+	}
 }
 
 // String says where the server listens and keeps its data, without any secret.

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -110,7 +111,7 @@ func (s *Server) start(ctx context.Context) error {
 // options is all that is set of the server; what could depend on the machine is set too.
 func (s *Server) options(dir string) *server.Options {
 	c := s.cfg
-	return &server.Options{
+	o := &server.Options{
 		ServerName: c.Name, Host: strings.Trim(c.Host, "[]"), Port: c.Port, DontListen: c.NoListen,
 		Username: c.User, Password: c.Password, Authorization: c.Token,
 		NoSigs:    true, // signals are the program's
@@ -120,6 +121,20 @@ func (s *Server) options(dir string) *server.Options {
 		MaxPayload: int32(c.MaxPayload), MaxPending: 64 << 20, MaxConn: 4096, MaxControlLine: 4096,
 		WriteDeadline: 10 * time.Second, PingInterval: 30 * time.Second, MaxPingsOut: 2, AuthTimeout: 2,
 	}
+	if with := c.Cluster; with != nil {
+		o.Cluster = server.ClusterOpts{
+			Name: with.Name, Host: strings.Trim(with.Host, "[]"), Port: with.Port, Username: with.User, Password: with.Password, AuthTimeout: 2,
+			PingInterval: 5 * time.Second, MaxPingsOut: 2, // a server whose cable was pulled is noticed within seconds, not minutes
+		}
+		for _, p := range with.Peers {
+			route := &url.URL{Scheme: "nats-route", Host: p}
+			if with.User != "" {
+				route.User = url.UserPassword(with.User, with.Password)
+			}
+			o.Routes = append(o.Routes, route)
+		}
+	}
+	return o
 }
 
 // prepareDir makes the data directory, checks that it can be written, and locks it.
@@ -154,17 +169,46 @@ func (s *Server) prepareDir() (string, error) {
 
 // probePort finds out at once whether the port is free: the server itself would end the process.
 func (s *Server) probePort() error {
-	if s.cfg.NoListen || s.cfg.Port == -1 {
+	if c := s.cfg.Cluster; c != nil {
+		if err := probe(c.Host, c.Port); err != nil {
+			return err
+		}
+	}
+	if s.cfg.NoListen {
 		return nil
 	}
-	l, err := net.Listen("tcp", net.JoinHostPort(strings.Trim(s.cfg.Host, "[]"), strconv.Itoa(s.cfg.Port)))
+	return probe(s.cfg.Host, s.cfg.Port)
+}
+
+func probe(host string, port int) error {
+	if port == -1 {
+		return nil
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort(strings.Trim(host, "[]"), strconv.Itoa(port)))
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return &inUse{what: fmt.Sprintf("port %d of %s is in use: is another server running there?", s.cfg.Port, s.cfg.Host), cause: err}
+		return &inUse{what: fmt.Sprintf("port %d of %s is in use: is another server running there?", port, host), cause: err}
 	case err != nil:
-		return fmt.Errorf("port %d of %s: %w", s.cfg.Port, s.cfg.Host, err)
+		return fmt.Errorf("port %d of %s: %w", port, host, err)
 	}
 	return l.Close()
+}
+
+// Peer is host:port where other servers of the cluster connect, the real one when a free port was asked for; empty without a
+// cluster.
+func (s *Server) Peer() string {
+	if a := s.ns.ClusterAddr(); a != nil && s.cfg.Cluster != nil {
+		return a.String()
+	}
+	return ""
+}
+
+// Servers is how many servers of the cluster this one sees, itself included; 1 without a cluster.
+func (s *Server) Servers() int { return 1 + s.ns.NumRemotes() }
+
+// Leads reports whether this server leads the stream: it answers for it, and the others follow.
+func (s *Server) Leads(stream string) bool {
+	return s.ns.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, stream)
 }
 
 // URL is where clients connect, without credentials; empty with NoListen.
