@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/forseti-go/forseti/actors"
 	"github.com/forseti-go/forseti/actors/policy"
@@ -34,6 +35,10 @@ type nodeFlags struct {
 	data, listen, nats                   string
 	tokenFile, user, passwordFile, creds string
 	syncAlways                           bool
+	// Of a cluster of servers.
+	cluster       bool
+	clusterListen string
+	peers         []string
 	// The policies of each task type.
 	timeout, attemptTimeout, openFor, window, ackWait time.Duration
 	attempts, concurrency, minCalls                   int
@@ -63,6 +68,8 @@ SIGTERM or SIGINT ends the node when the tasks in hand are done, at the latest a
 what runs is aborted and goes back to the stream. A third one ends the process at once.`,
 		Example: `  forseti node --task charge=http://127.0.0.1:8080/charge
   forseti node --listen 0.0.0.0:4222 --token-file token --task charge=http://127.0.0.1:8080/charge
+  forseti node --cluster --name n1 --listen 10.0.0.1:4222 --cluster-listen 10.0.0.1:6222 --token-file token \
+    --peers 10.0.0.1:6222,10.0.0.2:6222,10.0.0.3:6222 --task charge=http://127.0.0.1:8080/charge
   forseti node --nats nats://nats.internal:4222 --creds node.creds --task charge=http://127.0.0.1:8080/charge`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := f.config(cmd.Flags().Changed)
@@ -73,20 +80,32 @@ what runs is aborted and goes back to the stream. A third one ends the process a
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringArrayVar(&f.tasks, "task", nil, "`type=URL`: handle a task type by an HTTP handler; repeatable")
-	flags.StringArrayVar(&f.strategies, "strategy", nil, "`name=built-in`, or name=built-in,param=number,...: serve a strategy on ml.<kind>.<name>, see forseti ml ls; repeatable")
-	flags.StringArrayVar(&f.schemas, "schema", nil, "`name=file`: a JSON Schema that tasks name in the header "+messages.HeaderSchema+"; repeatable")
-	flags.BoolVar(&f.ordered, "ordered", false, "take tasks with an ordering key, too, those of one key one after the other")
 	flags.StringVar(&f.name, "name", hostToken(), "this node's `name`, unlike that of every other")
 	flags.StringVar(&f.prefix, "prefix", cluster.DefaultPrefix, "what all subjects start with")
 	flags.StringVar(&f.data, "data", "forseti-data", "own server: `directory` of tasks, results and dead letters")
 	flags.StringVar(&f.listen, "listen", net.JoinHostPort(embedded.DefaultHost, strconv.Itoa(embedded.DefaultPort)), "own server: `host:port`; port 0 takes a free one; other hosts than loopback need credentials")
 	flags.BoolVar(&f.syncAlways, "sync-always", false, "own server: on the disk before it is acknowledged; survives a power cut, about 14 times slower")
+	flags.BoolVar(&f.cluster, "cluster", false, "own server: one of three, or five, that keep copies of all streams for one another; with --peers")
+	flags.StringVar(&f.clusterListen, "cluster-listen", net.JoinHostPort(embedded.DefaultHost, strconv.Itoa(embedded.DefaultClusterPort)), "with --cluster: `host:port` where the other servers connect; other hosts than loopback need credentials")
+	flags.StringSliceVar(&f.peers, "peers", nil, "with --cluster: `host:port` of every server's --cluster-listen, separated by commas; its own may be among them")
 	flags.StringVar(&f.nats, "nats", "", "the `URL` of another server, instead of an own one")
 	flags.StringVar(&f.tokenFile, "token-file", "", "`file` with the token that clients show, or that is shown to --nats; env FORSETI_TOKEN holds one itself")
 	flags.StringVar(&f.user, "user", "", "`name` that clients show, or that is shown to --nats; with --password-file")
 	flags.StringVar(&f.passwordFile, "password-file", "", "`file` with the user's password")
 	flags.StringVar(&f.creds, "creds", "", "with --nats: NATS credentials `file`")
+	flags.StringVar(&f.admin, "admin", "", "`host:port` for GET /livez, /readyz, /healthz and /metrics, as 127.0.0.1:7480; they show no payloads, and change nothing")
+	flags.BoolVarP(&f.quiet, "quiet", "q", false, "no banner, only the log")
+	f.workFlags(flags)
+	cmd.AddCommand(newNodeListCommand())
+	return cmd
+}
+
+// workFlags are about the work that a node does, and how it protects it.
+func (f *nodeFlags) workFlags(flags *pflag.FlagSet) {
+	flags.StringArrayVar(&f.tasks, "task", nil, "`type=URL`: handle a task type by an HTTP handler; repeatable")
+	flags.StringArrayVar(&f.strategies, "strategy", nil, "`name=built-in`, or name=built-in,param=number,...: serve a strategy on ml.<kind>.<name>, see forseti ml ls; repeatable")
+	flags.StringArrayVar(&f.schemas, "schema", nil, "`name=file`: a JSON Schema that tasks name in the header "+messages.HeaderSchema+"; repeatable")
+	flags.BoolVar(&f.ordered, "ordered", false, "take tasks with an ordering key, too, those of one key one after the other")
 	flags.DurationVar(&f.timeout, "timeout", 30*time.Second, "limit of a task's attempts together")
 	flags.DurationVar(&f.attemptTimeout, "attempt-timeout", 10*time.Second, "limit of one attempt; never more than --timeout")
 	flags.IntVar(&f.attempts, "attempts", 3, "attempts before a task is a dead letter")
@@ -97,10 +116,6 @@ what runs is aborted and goes back to the stream. A third one ends the process a
 	flags.DurationVar(&f.ackWait, "ack-wait", cluster.DefaultAckWait, "silence after which a task of a dead node goes to another one")
 	flags.DurationVar(&f.drain, "drain", 20*time.Second, "how long tasks in hand may take when the node is told to end")
 	flags.DurationVar(&f.unhandledAfter, "unhandled-after", cluster.DefaultUnhandledAfter, "how long tasks of a type that no node handles wait before they are dead letters, 0 for ever; the same for all nodes")
-	flags.StringVar(&f.admin, "admin", "", "`host:port` for GET /livez, /readyz, /healthz and /metrics, as 127.0.0.1:7480; they show no payloads, and change nothing")
-	flags.BoolVarP(&f.quiet, "quiet", "q", false, "no banner, only the log")
-	cmd.AddCommand(newNodeListCommand())
-	return cmd
 }
 
 // nodeConfig is what a node is made from.
@@ -115,6 +130,7 @@ type nodeConfig struct {
 	quiet    bool
 
 	strategies     map[string]actors.StrategySpec
+	ready          func(url string) // told when it runs; may be nil
 	unhandledAfter time.Duration
 }
 
@@ -144,9 +160,13 @@ func (f *nodeFlags) config(changed func(string) bool) (*nodeConfig, error) {
 	want(f.drain >= 0, "drain", f.drain, "0 or more")
 	want(messages.ValidToken(f.name), "name", f.name, "1 to 64 of a-z, 0-9, _ and -")
 	want(f.nats == "" || len(f.tasks)+len(f.strategies) > 0, "nats", f.nats, "at least one --task or --strategy with it: such a node would do nothing")
-	for _, flag := range []string{"data", "listen", "sync-always"} {
+	for _, flag := range []string{"data", "listen", "sync-always", "cluster"} {
 		want(f.nats == "" || !changed(flag), flag, "given", "not together with --nats: it is about a server of its own")
 	}
+	for _, flag := range []string{"peers", "cluster-listen"} {
+		want(f.cluster || !changed(flag), flag, "given", "--cluster with it")
+	}
+	want(!f.cluster || len(f.peers) >= 2, "peers", fmt.Sprintf("%q", f.peers), "host:port of at least two other servers with --cluster")
 	want(f.creds == "" || f.nats != "", "creds", f.creds, "--nats with it: the own server knows tokens and passwords only")
 	want((f.user == "") == (f.passwordFile == ""), "user", f.user, "--user and --password-file, both or none")
 	want(f.user == "" || f.tokenFile == "", "token-file", f.tokenFile, "a token or a user, not both")
@@ -256,11 +276,32 @@ func (f *nodeFlags) connection(cfg *nodeConfig) error {
 	cfg.server = &embedded.Config{
 		Name: "forseti-" + f.name, Host: host, Port: number, DataDir: f.data, User: f.user, Password: password, Token: shown, SyncAlways: f.syncAlways,
 	}
+	if err := f.join(cfg); err != nil {
+		return err
+	}
 	if err := cfg.server.WithDefaults().Validate(); err != nil {
 		return tryTo(err, "--token-file FILE, or --listen "+net.JoinHostPort(embedded.DefaultHost, port))
 	}
 	cfg.cluster.URL = "nats://" + net.JoinHostPort(host, port) // only shown: the connection needs no socket
 	return cfg.cluster.WithDefaults().Validate()
+}
+
+// join makes the own server one of a cluster. Servers show one another what clients show them.
+func (f *nodeFlags) join(cfg *nodeConfig) error {
+	if !f.cluster {
+		return nil
+	}
+	host, port, err := net.SplitHostPort(f.clusterListen)
+	number, bad := strconv.Atoi(port)
+	if err != nil || bad != nil || number < 1 || number > 65535 || host == "" {
+		return usageError("--cluster-listen is %q: want host:port, as 127.0.0.1:6222", f.clusterListen)
+	}
+	with := &embedded.ClusterConfig{Host: host, Port: number, Peers: f.peers, User: cfg.server.User, Password: cfg.server.Password}
+	if cfg.server.Token != "" {
+		with.User, with.Password = "forseti", cfg.server.Token
+	}
+	cfg.server.Cluster, cfg.cluster.Replicas, cfg.cluster.ConnectTimeout = with, 3, clusterWait
+	return nil
 }
 
 // spec is the pipeline of every type. The intake is twice the concurrency, so that tasks that wait between two

@@ -50,6 +50,9 @@ func (cfg *nodeConfig) run(ctx context.Context, stderr io.Writer) error {
 		return errors.Join(err, n.stop(context.Background(), cfg.drain))
 	}
 	n.announce(stderr, cfg)
+	if cfg.ready != nil {
+		cfg.ready(n.cluster.Status().URL)
+	}
 	<-ctx.Done()
 	hurry, release := untilSignal(context.Background())
 	defer release()
@@ -81,7 +84,10 @@ func (n *node) start(ctx context.Context, cfg *nodeConfig) error {
 		cfg.cluster.URL = n.server.URL()
 		opts = append(opts, cluster.WithInProcess(n.server))
 	}
-	if n.cluster, err = cluster.Connect(ctx, cfg.cluster, opts...); err != nil {
+	waited := n.awaitServers(cfg)
+	n.cluster, err = cluster.Connect(ctx, cfg.cluster, opts...)
+	waited()
+	if err != nil {
 		return err
 	}
 	if n.admin, err = listenAdmin(cfg.admin); err != nil {
@@ -118,6 +124,34 @@ func (n *node) start(ctx context.Context, cfg *nodeConfig) error {
 		}
 	}
 	return nil
+}
+
+// How long the servers of a cluster may take until enough of them are there, and how often it is said that they are not.
+const (
+	clusterWait = 2 * time.Minute
+	clusterTell = 3 * time.Second
+)
+
+// awaitServers says what the node waits for while the other servers of its cluster are not there yet, until it is told to stop.
+func (n *node) awaitServers(cfg *nodeConfig) (stop func()) {
+	if cfg.server == nil || cfg.server.Cluster == nil {
+		return func() {}
+	}
+	over, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(clusterTell)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				n.log.Info("waiting for the servers of the cluster", slog.Int("there", n.server.Servers()), slog.Int("copies", cfg.cluster.Replicas))
+			case <-over:
+				return
+			}
+		}
+	}()
+	return func() { close(over); <-ended }
 }
 
 // serverProblem says in the words of the command line why the server does not start, and what helps.

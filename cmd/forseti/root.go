@@ -28,7 +28,7 @@ Environment: FORSETI_NATS (the server's URL, for clients), FORSETI_TOKEN.`,
 	}
 	parent(root)
 	root.AddCommand(
-		newDemoCommand(), newPaymentCommand(), newNodeCommand(),
+		newDemoCommand(), newPaymentCommand(), newNodeCommand(), newDevCommand(),
 		newTaskCommand(), newDeadLetterCommand(), newKillCommand(), newEventsCommand(), newStrategyCommand(), newVersionCommand(),
 	)
 	return root
