@@ -57,6 +57,7 @@ var (
 	janitorActive        = &instrument{"forseti.janitor.active", "", gauge, nil, "1 while this node is the janitor: of all nodes together one, but for seconds after it died."}
 	janitorLetters       = &instrument{"forseti.janitor.letters", "{letter}", counter, []string{"reason"}, "Dead letters that this node stored as the janitor, of tasks that no node brought to an end."}
 	errorBudgetRemaining = &instrument{"forseti.errorbudget.remaining", "", gauge, []string{"slo"}, "The share of an error budget that is left, of all its calls; less than 0 when it is overdrawn."}
+	errorBudgetCalls     = &instrument{"forseti.errorbudget.calls", "{call}", gauge, []string{"slo", "result"}, "Calls in an error budget's window, good and bad; of a fleet's, those of all nodes."}
 	errorBudgetBurn      = &instrument{"forseti.errorbudget.burn", "", gauge, []string{"slo", "window"}, "How fast an error budget burns, over the windows of its rules: 1 uses it up exactly at the end of its window."}
 	spoolSize            = &instrument{"forseti.spool.size", "By", gauge, nil, "Bytes of the spool's files."}
 	spoolLetters         = &instrument{"forseti.spool.letters", "{letter}", gauge, nil, "Dead letters that wait in the spool."}
@@ -74,6 +75,6 @@ var instruments = []*instrument{
 	bulkheadInUse, bulkheadLimit, bulkheadQueued, hedgeLaunched, hedgeWon, hedgeWasted, rateLimitTokens, rateLimitWait, fallbackServed, guardErrors,
 	hookDropped, killSwitchActive, controlStaleness, retryBudgetLeft, taskReceived, taskRedelivered, taskCompleted, taskInFlight, dlqAdded, mailboxDepth,
 	actorRestarts, actorQuarantines, mlInferences, mlFailures, mlReady, natsConnected, natsRTT, janitorActive, janitorLetters,
-	errorBudgetRemaining, errorBudgetBurn, spoolSize, spoolLetters, spoolOldest, eventsDropped, shutdownPhase, shutdownAborted,
+	errorBudgetRemaining, errorBudgetCalls, errorBudgetBurn, spoolSize, spoolLetters, spoolOldest, eventsDropped, shutdownPhase, shutdownAborted,
 	telemetryOver, buildInfo,
 }

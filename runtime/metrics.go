@@ -328,6 +328,8 @@ func (rt *Runtime) gatherBeside(g *gathering) {
 		}
 		all := b.Series[0]
 		g.set(errorBudgetRemaining, all.Remaining, name)
+		g.set(errorBudgetCalls, float64(all.Good), name, "good")
+		g.set(errorBudgetCalls, float64(all.Bad), name, "bad")
 		told := map[time.Duration]bool{}
 		for i, burn := range all.Burn {
 			for window, rate := range map[time.Duration]float64{b.Settings.Burn[i].Long: burn.Long, b.Settings.Burn[i].Short: burn.Short} {

@@ -42,6 +42,7 @@ type nodeFlags struct {
 	// The policies of each task type.
 	timeout, attemptTimeout, openFor, window, ackWait time.Duration
 	attempts, concurrency, minCalls                   int
+	objective                                         float64
 
 	admin          string
 	drain          time.Duration
@@ -112,6 +113,7 @@ func (f *nodeFlags) workFlags(flags *pflag.FlagSet) {
 	flags.IntVar(&f.concurrency, "concurrency", 64, "requests at once, of each type")
 	flags.DurationVar(&f.openFor, "open-for", 10*time.Second, "how long a breaker stays open before it probes")
 	flags.DurationVar(&f.window, "breaker-window", 10*time.Second, "how far back a breaker judges: it opens when half of the calls failed")
+	flags.Float64Var(&f.objective, "objective", 0, "share of a type's tasks that are to end well, as 0.999: an error budget of 30 days for each type, one for all nodes; while it burns, non-essential tasks wait and nothing is retried. 0: none")
 	flags.IntVar(&f.minCalls, "min-calls", 20, "calls in the window before it is judged")
 	flags.DurationVar(&f.ackWait, "ack-wait", cluster.DefaultAckWait, "silence after which a task of a dead node goes to another one")
 	flags.DurationVar(&f.drain, "drain", 20*time.Second, "how long tasks in hand may take when the node is told to end")
@@ -130,6 +132,7 @@ type nodeConfig struct {
 	quiet    bool
 
 	strategies     map[string]actors.StrategySpec
+	objective      float64
 	ready          func(url string) // told when it runs; may be nil
 	unhandledAfter time.Duration
 }
@@ -150,6 +153,7 @@ func (f *nodeFlags) config(changed func(string) bool) (*nodeConfig, error) {
 	want(f.openFor >= time.Millisecond, "open-for", f.openFor, "at least 1ms")
 	want(f.window >= 10*time.Millisecond, "breaker-window", f.window, "at least 10ms")
 	want(f.minCalls >= 1, "min-calls", f.minCalls, "at least 1")
+	want(f.objective >= 0 && f.objective < 1, "objective", f.objective, "less than 1, as 0.999, or 0 for none")
 	want(f.ackWait >= time.Second, "ack-wait", f.ackWait, "at least 1s")
 	if f.admin != "" {
 		_, port, err := net.SplitHostPort(f.admin)
@@ -172,6 +176,7 @@ func (f *nodeFlags) config(changed func(string) bool) (*nodeConfig, error) {
 	want(f.user == "" || f.tokenFile == "", "token-file", f.tokenFile, "a token or a user, not both")
 
 	cfg := &nodeConfig{admin: f.admin, drain: f.drain, unhandledAfter: f.unhandledAfter, quiet: f.quiet, spec: f.spec(), tasks: runtime.TaskConfig{AckWait: f.ackWait, MaxInFlight: 16 * f.concurrency, Ordered: f.ordered}}
+	cfg.objective = f.objective
 	if cfg.unhandledAfter == 0 {
 		cfg.unhandledAfter = -1
 	}

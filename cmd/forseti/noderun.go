@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/forseti-go/forseti/actors"
+	"github.com/forseti-go/forseti/actors/policy"
 	"github.com/forseti-go/forseti/cluster"
 	"github.com/forseti-go/forseti/cluster/embedded"
 	"github.com/forseti-go/forseti/messages"
@@ -104,7 +105,14 @@ func (n *node) start(ctx context.Context, cfg *nodeConfig) error {
 	n.events = n.rt.Events(256, nil)
 	go n.logEvents()
 	for _, h := range cfg.handlers {
-		p, err := n.rt.Pipeline(h.typ, cfg.spec)
+		spec := cfg.spec
+		if cfg.objective > 0 {
+			if err := n.rt.ErrorBudget(policy.ErrorBudget{Name: h.typ, Objective: cfg.objective, Fleet: true}); err != nil {
+				return err
+			}
+			spec.Guards = append(slices.Clone(spec.Guards), actors.ErrorBudget(h.typ))
+		}
+		p, err := n.rt.Pipeline(h.typ, spec)
 		if err != nil {
 			return err
 		}
