@@ -289,7 +289,7 @@ func (c *Cluster) ensureConsumers(ctx context.Context, cfg ConsumeConfig, lanes 
 				if i >= len(lanes) {
 					return
 				}
-				if err := c.ensureConsumer(ctx, cfg, lanes[i]); err != nil {
+				if err := c.patiently(ctx, func() error { return c.ensureConsumer(ctx, cfg, lanes[i]) }); err != nil {
 					failed.CompareAndSwap(nil, &err)
 				}
 			}

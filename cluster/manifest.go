@@ -131,7 +131,7 @@ func ensure(ctx context.Context, js jetstream.JetStream, manifest []jetstream.St
 
 func ensureStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) error {
 	is, err := findOrCreate(ctx, js, want)
-	for wait := 100 * time.Millisecond; want.Replicas > 1 && notYet(err) && sleep(ctx, wait); wait = min(2*wait, time.Second) {
+	for wait := 100 * time.Millisecond; notYet(err, want.Replicas) && sleep(ctx, wait); wait = min(2*wait, time.Second) {
 		is, err = findOrCreate(ctx, js, want)
 	}
 	if err != nil {
@@ -161,13 +161,23 @@ func findOrCreate(ctx context.Context, js jetstream.JetStream, want jetstream.St
 
 // notYet reports whether a stream could not be found or made for now: the servers of a cluster come up one after the other, and a
 // stream that another node just made answers when its servers have agreed on a leader.
-func notYet(err error) bool {
+func notYet(err error, replicas int) bool {
 	const insufficientResources, unavailable, notAvailable = 10005, 10008, 10009
-	api, ok := errors.AsType[*jetstream.APIError](err)
-	if ok {
-		return api.ErrorCode == insufficientResources || api.ErrorCode == unavailable || api.ErrorCode == notAvailable
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
+		return api.ErrorCode == insufficientResources && replicas > 1 || api.ErrorCode == unavailable || api.ErrorCode == notAvailable
 	}
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders)
+}
+
+// patiently tries again, for as long as a connection may take, what servers of a cluster cannot do yet.
+func (c *Cluster) patiently(ctx context.Context, do func() error) error {
+	limit, cancel := context.WithTimeout(ctx, c.cfg.ConnectTimeout)
+	defer cancel()
+	err := do()
+	for wait := 100 * time.Millisecond; c.cfg.Replicas > 1 && notYet(err, c.cfg.Replicas) && sleep(limit, wait); wait = min(2*wait, time.Second) {
+		err = do()
+	}
+	return err
 }
 
 func findStream(ctx context.Context, js jetstream.JetStream, name string) (jetstream.Stream, error) {
