@@ -60,6 +60,9 @@ crash-test: ## a node is killed, or stands still, at every step of a task; a che
 	FORSETI_CRASH_TESTS=all $(GO) test ./runtime -run TestCrashAtAnyStepLosesNothing -count=1 -parallel 4 -v
 	$(GO) test ./cmd/forseti -run TestCrashLosesNothing -count=1 -v
 
+cluster-test: ## three processes, whose servers are one cluster: kills, a rolling restart, a standstill, and, with root's rights, a partition: minutes
+	FORSETI_CLUSTER_TESTS=all $(GO) test ./cmd/forseti -run 'ThreeProcesses|RollingRestart|KilledLeader|KilledAtOnce|StandsStill|CutOff' -count=1 -timeout 20m -v | grep -v '^{'
+
 FUZZTIME ?= 30s
 fuzz: ## every decoder, FUZZTIME each
 	@for pkg in ./strategies/sketch ./strategies/detect ./strategies/forecast ./messages ./cluster ./actors ./actors/policy ./actors/policy/stats ./runtime ./runtime/forsetihttp ./sinks ./cmd/forseti; do \

@@ -131,11 +131,12 @@ func Connect(ctx context.Context, cfg Config, opts ...Option) (*Cluster, error) 
 }
 
 func (c *Cluster) dial(ctx context.Context) error {
-	d := &dialer{first: ctx}
 	servers := strings.Count(c.cfg.URL, ",") + 1
+	// One that does not even refuse must leave time for the others.
+	d := &dialer{first: ctx, each: max(c.cfg.ConnectTimeout/time.Duration(servers), 100*time.Millisecond)}
 	opts := []nats.Option{
 		nats.Name("forseti " + c.cfg.Node),
-		nats.Timeout(max(c.cfg.ConnectTimeout/time.Duration(servers), 100*time.Millisecond)),
+		nats.Timeout(d.each),
 		nats.SetCustomDialer(d),
 		nats.MaxReconnects(-1),
 		nats.PingInterval(5 * time.Second), nats.MaxPingsOutstanding(2),
@@ -228,6 +229,7 @@ func (c *Cluster) prepare(ctx context.Context) error {
 // dialer lets the context of Connect end the first dialling.
 type dialer struct {
 	first context.Context
+	each  time.Duration // for one server
 	done  atomic.Bool
 }
 
@@ -235,6 +237,7 @@ type dialer struct {
 func (d *dialer) Dial(network, address string) (net.Conn, error) {
 	var plain net.Dialer
 	if !d.done.Load() {
+		plain.Timeout = d.each
 		return plain.DialContext(d.first, network, address)
 	}
 	plain.Timeout = requestTimeout

@@ -92,7 +92,7 @@ func newTrio(t *testing.T, apart bool) *trio {
 		peers, urls = append(peers, at(i, base+10)), append(urls, "nats://s3cret@"+at(i, base))
 	}
 	t.Cleanup(func() {
-		if !t.Failed() {
+		if !t.Failed() && os.Getenv("FORSETI_CLUSTER_LOGS") == "" {
 			return
 		}
 		for _, n := range c.nodes {
@@ -216,24 +216,63 @@ func (c *trio) send() (stop func()) {
 	return func() { cancel(); wg.Wait() }
 }
 
-// kill orders the kill switch at any node that is there, for a tenant that nobody has, and waits until those that are named
-// have it. It gives the time from the order's storing.
-func (c *trio) kill(nodes ...*trioNode) time.Duration {
+// order gives an order of the kill switch, at any node that is there, for a tenant that nobody has.
+func (c *trio) order() (name string) {
 	c.t.Helper()
-	at, err := cluster.Connect(c.t.Context(), cluster.Config{URL: strings.Join(c.nc.Servers(), ","), Node: "op", Token: "s3cret", ConnectTimeout: patient})
-	require.NoError(c.t, err)
+	var at *cluster.Cluster
+	began := time.Now()
+	require.Eventually(c.t, func() bool { // streams without a leader cannot be looked at
+		var err error
+		at, err = cluster.Connect(c.t.Context(), cluster.Config{URL: strings.Join(c.nc.Servers(), ","), Node: "op", Token: "s3cret", ConnectTimeout: 9 * time.Second})
+		return err == nil
+	}, 2*patient, tick)
 	defer func() { _ = at.Close(context.Background()) }()
-	name := fmt.Sprintf("x%d", rand.IntN(1_000_000))
-	scope := messages.Scope("tenant=" + name)
+	name = fmt.Sprintf("x%d", rand.IntN(1_000_000))
 	require.Eventually(c.t, func() bool {
-		_, err := at.SetKill(c.t.Context(), messages.KillState{Scope: scope, On: true, Reason: "test", By: "op"})
+		_, err := at.SetKill(c.t.Context(), messages.KillState{Scope: messages.Scope("tenant=" + name), On: true, Reason: "test", By: "op"})
 		return err == nil
 	}, patient, 50*time.Millisecond)
-	stored := time.Now()
-	for _, n := range nodes {
-		require.Eventually(c.t, func() bool { return strings.Contains(n.stderr.String(), name) }, patient, tick, n.name)
+	if took := time.Since(began); took > time.Second {
+		c.t.Logf("no order could be stored for %v", took.Round(time.Millisecond))
 	}
-	return time.Since(stored)
+	return name
+}
+
+// inForce waits until an order is in force on the nodes, and says how long that took.
+func (c *trio) inForce(name string, nodes ...*trioNode) time.Duration {
+	c.t.Helper()
+	began := time.Now()
+	for _, n := range nodes {
+		require.Eventually(c.t, func() bool { return strings.Contains(n.stderr.String(), name) }, patient, time.Millisecond, n.name)
+	}
+	return time.Since(began).Round(time.Millisecond)
+}
+
+// kill gives an order and waits until the nodes have it.
+func (c *trio) kill(nodes ...*trioNode) time.Duration {
+	c.t.Helper()
+	return c.inForce(c.order(), nodes...)
+}
+
+// reachable waits until a node's own server knows of a leader of the control bucket.
+func (c *trio) reachable(n *trioNode) time.Duration {
+	c.t.Helper()
+	began := time.Now()
+	url := c.nc.Servers()[slices.IndexFunc(c.nodes[:], func(o *trioNode) bool { return o == n })]
+	require.Eventually(c.t, func() bool {
+		nc, err := nats.Connect(url, nats.Timeout(200*time.Millisecond), nats.Token("s3cret"))
+		if err != nil {
+			return false
+		}
+		defer nc.Close()
+		js, err := jetstream.New(nc)
+		require.NoError(c.t, err)
+		one, cancel := context.WithTimeout(c.t.Context(), 200*time.Millisecond)
+		defer cancel()
+		s, err := js.Stream(one, "KV_forseti_control")
+		return err == nil && s.CachedInfo().Cluster != nil && s.CachedInfo().Cluster.Leader != ""
+	}, patient, 10*time.Millisecond, "%s: %s", n.name, url)
+	return time.Since(began).Round(time.Millisecond)
 }
 
 // metrics reads a node's.
@@ -331,15 +370,15 @@ func TestThreeProcessesAreOneCluster(t *testing.T) {
 	c := newTrio(t, false)
 	stop := c.send()
 	require.Eventually(t, func() bool { return c.calls(c.nodes[0])+c.calls(c.nodes[1]) > 20 }, patient, tick)
-	t.Logf("kill switch in force on three nodes %v after it was stored", c.kill(c.nodes[:]...).Round(time.Millisecond))
+	t.Logf("kill switch in force on three nodes %v after it was stored", c.kill(c.nodes[:]...))
 	victim := c.nodes[rand.IntN(3)]
 	victim.signal(t, os.Kill)
 	require.Equal(t, -1, victim.code(t))
 	rest := slices.DeleteFunc(slices.Clone(c.nodes[:]), func(n *trioNode) bool { return n == victim })
-	t.Logf("on two of them, one being killed, %v after", c.kill(rest...).Round(time.Millisecond))
+	t.Logf("on two of them, one being killed, %v after", c.kill(rest...))
 	c.launch(victim)
 	victim.until(t, `"ready"`)
-	t.Logf("on three again, %v after", c.kill(c.nodes[:]...).Round(time.Millisecond))
+	t.Logf("on three again, %v after", c.kill(c.nodes[:]...))
 	stop()
 	c.settled()
 	c.agree(c.nodes[:]...)
@@ -394,7 +433,7 @@ func TestKilledLeader(t *testing.T) {
 		leader.signal(t, os.Kill)
 		require.Equal(t, -1, leader.code(t))
 		rest := slices.DeleteFunc(slices.Clone(c.nodes[:]), func(n *trioNode) bool { return n == leader })
-		t.Logf("%s led and was killed; kill switch on the others %v after it could be stored", leader.name, c.kill(rest...).Round(time.Millisecond))
+		t.Logf("%s led and was killed; kill switch on the others %v after it could be stored", leader.name, c.kill(rest...))
 		c.launch(leader)
 		leader.until(t, `"ready"`)
 	}
@@ -409,7 +448,8 @@ func TestAllServersAreKilledAtOnce(t *testing.T) {
 	c := newTrio(t, false)
 	stop := c.send()
 	require.Eventually(t, func() bool { return c.calls(c.nodes[0]) > 20 }, patient, tick)
-	before, _ := c.agree(c.nodes[:]...)
+	before := 0.0
+	require.Eventually(t, func() bool { before, _ = c.budget(c.nodes[0]); return before > 20 }, patient, tick)
 	for _, n := range c.nodes {
 		n.signal(t, os.Kill)
 	}
@@ -422,7 +462,7 @@ func TestAllServersAreKilledAtOnce(t *testing.T) {
 	for _, n := range c.nodes {
 		n.until(t, `"ready"`)
 	}
-	t.Logf("kill switch on all %v after it could be stored", c.kill(c.nodes[:]...).Round(time.Millisecond))
+	t.Logf("kill switch on all %v after it could be stored", c.kill(c.nodes[:]...))
 	stop()
 	c.settled()
 	good, _ := c.agree(c.nodes[:]...)
@@ -438,10 +478,11 @@ func TestProcessStandsStill(t *testing.T) {
 	still := c.nodes[rand.IntN(3)]
 	still.signal(t, syscall.SIGSTOP)
 	rest := slices.DeleteFunc(slices.Clone(c.nodes[:]), func(n *trioNode) bool { return n == still })
-	t.Logf("%s stands still; kill switch on the others %v after it was stored", still.name, c.kill(rest...).Round(time.Millisecond))
+	t.Logf("%s stands still; kill switch on the others %v after it was stored", still.name, c.kill(rest...))
 	time.Sleep(10 * time.Second) // it is the very thing that is tested
+	missed := c.order()
 	still.signal(t, syscall.SIGCONT)
-	t.Logf("on all again %v after", c.kill(c.nodes[:]...).Round(time.Millisecond))
+	t.Logf("its server is back after %v, an order that it missed is in force %v later", c.reachable(still), c.inForce(missed, still))
 	stop()
 	c.settled()
 	c.exact(0)
@@ -456,10 +497,11 @@ func TestNodeIsCutOff(t *testing.T) {
 	for _, lost := range c.nodes {
 		rest := slices.DeleteFunc(slices.Clone(c.nodes[:]), func(n *trioNode) bool { return n == lost })
 		c.cut(lost, true)
-		t.Logf("%s is cut off; kill switch on the others %v after it could be stored", lost.name, c.kill(rest...).Round(time.Millisecond))
+		t.Logf("%s is cut off; kill switch on the others %v after it could be stored", lost.name, c.kill(rest...))
 		time.Sleep(8 * time.Second) // so that the others notice
+		missed := c.order()
 		c.cut(lost, false)
-		t.Logf("on all again %v after", c.kill(c.nodes[:]...).Round(time.Millisecond))
+		t.Logf("its server is back after %v, an order that it missed is in force %v later", c.reachable(lost), c.inForce(missed, lost))
 	}
 	stop()
 	c.settled()
